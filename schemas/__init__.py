@@ -1,0 +1,1 @@
+"""What flows and what is stored: no Beam, no I/O."""

@@ -1,0 +1,69 @@
+"""A shard: a row range of the input, its keys, its files and its commit record."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_FACES_PER_IMAGE = 100
+"""FACE in the key has two digits."""
+
+MAX_ROWS_PER_SHARD = 1_000_000
+"""ROW in the key has six digits."""
+
+
+class InputRange(NamedTuple):
+    """`count` rows of the Parquet file at `path`, from its row `start` on."""
+
+    path: str
+    start: int
+    count: int
+
+
+class ShardSpec(NamedTuple):
+    """Shard `index` holds the global input rows [first_row, first_row + rows)."""
+
+    index: int
+    first_row: int
+    ranges: tuple[InputRange, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(r.count for r in self.ranges)
+
+    @property
+    def name(self) -> str:
+        return shard_name(self.index)
+
+
+SHARD_FILES = {
+    "tar": "shards/{}.tar",
+    "metadata": "metadata/{}.parquet",
+    "ledger": "ledger/{}.parquet",
+    "rejects": "rejects/{}.tar",
+}
+"""The data files of a shard, under the output folder."""
+
+
+def shard_name(index: int) -> str:
+    """Six digits, e.g. `000012`."""
+    return f"{index:06d}"
+
+
+def shard_file(kind: str, index: int) -> str:
+    """Path of a shard's file under the output folder; `kind` is a key of SHARD_FILES."""
+    return SHARD_FILES[kind].format(shard_name(index))
+
+
+def commit_file(index: int) -> str:
+    """Path of a shard's commit record under the output folder."""
+    return f"commits/{shard_name(index)}.json"
+
+
+def sample_key(shard: int, first_row: int, row: int) -> str:
+    """SHARD(6)ROW(6), e.g. `000012004711`: ROW is the global `row` counted within the shard."""
+    return f"{shard:06d}{row - first_row:06d}"
+
+
+def face_key(shard: int, first_row: int, row: int, rank: int) -> str:
+    """SHARD(6)ROW(6)_FACE(2), e.g. `000012004711_00`."""
+    return f"{sample_key(shard, first_row, row)}_{rank:02d}"

@@ -1,0 +1,1 @@
+"""One file per stage: a Beam transform, thin over plain functions."""

@@ -1,0 +1,93 @@
+"""The one loop that every per-sample stage runs in: dropped samples stay in their batch,
+expected conditions become typed drops, and a defect never passes for a bad image."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from apache_beam.metrics import Metrics
+
+from facecap.schemas.outcomes import Drop, Reason, Stage
+from facecap.schemas.sample import Sample, SampleBatch
+
+log = logging.getLogger("facecap")
+
+CODE_ERRORS = (ImportError, AttributeError, NameError, TypeError)
+"""Exceptions that mean broken code or a broken dependency, never a bad image: they fail the
+shard at once instead of becoming ten thousand bad images."""
+
+_logged: set[str] = set()
+
+
+class Dropped(Exception):
+    """Raised by a stage's function to drop the sample it was given."""
+
+    def __init__(self, stage: Stage, reason: Reason, error: str | None = None) -> None:
+        super().__init__(f"{stage}/{reason}: {error or reason.meaning}")
+        self.drop = Drop(stage, reason, error)
+
+
+def map_live(
+    batch: SampleBatch, stage: Stage, function: Callable[[Sample], Sample]
+) -> SampleBatch:
+    """Apply `function` to every live sample of `batch`.
+
+    A `Dropped` becomes the sample's drop. A CODE_ERRORS exception marks the whole batch as
+    failed (and with it, in WriteShard, the shard). Any other exception becomes
+    `internal_error` with its type and traceback hash; WriteShard limits their number.
+    """
+    if batch.failure:
+        return batch
+    samples = []
+    for sample in batch.samples:
+        if sample.live:
+            try:
+                sample = function(sample)
+            except Dropped as dropped:
+                sample = replace(sample, drop=dropped.drop)
+            except CODE_ERRORS as defect:
+                return replace(batch, failure=f"{stage}: {describe_defect(defect, sample)}")
+            except Exception as defect:  # noqa: BLE001 - the one place that turns defects into rows
+                error = describe_defect(defect, sample)
+                sample = replace(sample, drop=Drop(stage, Reason.INTERNAL_ERROR, error))
+        samples.append(sample)
+    return replace(batch, samples=tuple(samples))
+
+
+def describe_defect(defect: BaseException, sample: Sample) -> str:
+    """Type and traceback hash of an unexpected exception; the full traceback is logged once
+    per kind. The hash covers module, function and line of each frame: equal defects share it."""
+    frames = traceback.extract_tb(defect.__traceback__)
+    trail = "\n".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.name}:{f.lineno}" for f in frames)
+    kind = f"{type(defect).__name__} {hashlib.sha256(trail.encode()).hexdigest()[:12]}"
+    if kind not in _logged:
+        _logged.add(kind)
+        log.error("unexpected %s at row %d (%s)", kind, sample.row, sample.url, exc_info=defect)
+    return kind
+
+
+def count_drops(before: SampleBatch, after: SampleBatch) -> None:
+    """Beam counters `stage/reason` for the rows and faces that `after` newly dropped."""
+    for drop in _drops(after, _keys(before)):
+        Metrics.counter("facecap", f"{drop.stage}/{drop.reason}").inc()
+
+
+def _keys(batch: SampleBatch) -> set[tuple[int, int]]:
+    return {key for key, _ in _dropped(batch)}
+
+
+def _drops(batch: SampleBatch, known: set[tuple[int, int]]) -> Iterable[Drop]:
+    return (drop for key, drop in _dropped(batch) if key not in known)
+
+
+def _dropped(batch: SampleBatch) -> Iterable[tuple[tuple[int, int], Drop]]:
+    for sample in batch.samples:
+        if sample.drop:
+            yield (sample.row, -1), sample.drop
+        for face in sample.faces:
+            if face.drop:
+                yield (sample.row, face.rank), face.drop
