@@ -43,7 +43,7 @@ class Face:
     `rank` orders the faces of an image by box area, 0 the largest; it is FACE in the key.
     `box` is (x0, y0, x1, y1); `landmarks` are five points (x, y) in the order left eye, right
     eye, nose, left mouth corner, right mouth corner, left as seen in the image.
-    `probabilities` is float32 [40] in `schemas.attributes.ATTRIBUTES` order.
+    `probabilities` is float32 [labels] in the order of the classifier's label list.
     """
 
     rank: int
@@ -138,5 +138,3 @@ class SampleBatch:
     def nbytes(self) -> int:
         """Encoded image bytes held, in O(samples)."""
         return sum(len(s.fetched.body or b"") for s in self.samples if s.fetched)
-
-

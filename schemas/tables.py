@@ -52,7 +52,7 @@ METADATA = pa.schema(
         ("raw_caption", pa.string()),
         ("labels", pa.list_(pa.string())),
         ("stated_labels", pa.list_(pa.string())),
-        ("probabilities", pa.list_(pa.float32(), 40)),
+        ("probabilities", pa.list_(pa.float32())),
         ("box", BOX),
         ("landmarks", pa.list_(pa.list_(pa.float32(), 2), 5)),
         ("score", pa.float32()),

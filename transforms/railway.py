@@ -6,10 +6,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-
-from apache_beam.metrics import Metrics
 
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Sample, SampleBatch
@@ -31,9 +29,7 @@ class Dropped(Exception):
         self.drop = Drop(stage, reason, error)
 
 
-def map_live(
-    batch: SampleBatch, stage: Stage, function: Callable[[Sample], Sample]
-) -> SampleBatch:
+def map_live(batch: SampleBatch, stage: Stage, function: Callable[[Sample], Sample]) -> SampleBatch:
     """Apply `function` to every live sample of `batch`.
 
     A `Dropped` becomes the sample's drop. A CODE_ERRORS exception marks the whole batch as
@@ -68,26 +64,3 @@ def describe_defect(defect: BaseException, sample: Sample) -> str:
         _logged.add(kind)
         log.error("unexpected %s at row %d (%s)", kind, sample.row, sample.url, exc_info=defect)
     return kind
-
-
-def count_drops(before: SampleBatch, after: SampleBatch) -> None:
-    """Beam counters `stage/reason` for the rows and faces that `after` newly dropped."""
-    for drop in _drops(after, _keys(before)):
-        Metrics.counter("facecap", f"{drop.stage}/{drop.reason}").inc()
-
-
-def _keys(batch: SampleBatch) -> set[tuple[int, int]]:
-    return {key for key, _ in _dropped(batch)}
-
-
-def _drops(batch: SampleBatch, known: set[tuple[int, int]]) -> Iterable[Drop]:
-    return (drop for key, drop in _dropped(batch) if key not in known)
-
-
-def _dropped(batch: SampleBatch) -> Iterable[tuple[tuple[int, int], Drop]]:
-    for sample in batch.samples:
-        if sample.drop:
-            yield (sample.row, -1), sample.drop
-        for face in sample.faces:
-            if face.drop:
-                yield (sample.row, face.rank), face.drop
