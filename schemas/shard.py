@@ -12,27 +12,30 @@ MAX_ROWS_PER_SHARD = 1_000_000
 
 
 class InputRange(NamedTuple):
-    """`count` rows of the Parquet file at `path`, from its row `start` on."""
+    """`rows` rows of the Parquet file at `path`, from its row `start` on."""
 
     path: str
     start: int
-    count: int
+    rows: int
 
 
 class ShardSpec(NamedTuple):
-    """Shard `index` holds the global input rows [first_row, first_row + rows)."""
+    """Shard `number` holds the global input rows [first_row, first_row + rows).
 
-    index: int
+    A plain tuple, because 5,000 of them are part of the graph.
+    """
+
+    number: int
     first_row: int
     ranges: tuple[InputRange, ...]
 
     @property
     def rows(self) -> int:
-        return sum(r.count for r in self.ranges)
+        return sum(r.rows for r in self.ranges)
 
     @property
     def name(self) -> str:
-        return shard_name(self.index)
+        return shard_name(self.number)
 
 
 SHARD_FILES = {
@@ -44,19 +47,19 @@ SHARD_FILES = {
 """The data files of a shard, under the output folder."""
 
 
-def shard_name(index: int) -> str:
+def shard_name(number: int) -> str:
     """Six digits, e.g. `000012`."""
-    return f"{index:06d}"
+    return f"{number:06d}"
 
 
-def shard_file(kind: str, index: int) -> str:
+def shard_file(kind: str, number: int) -> str:
     """Path of a shard's file under the output folder; `kind` is a key of SHARD_FILES."""
-    return SHARD_FILES[kind].format(shard_name(index))
+    return SHARD_FILES[kind].format(shard_name(number))
 
 
-def commit_file(index: int) -> str:
+def commit_file(number: int) -> str:
     """Path of a shard's commit record under the output folder."""
-    return f"commits/{shard_name(index)}.json"
+    return f"commits/{shard_name(number)}.json"
 
 
 def sample_key(shard: int, first_row: int, row: int) -> str:
