@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Sample, SampleBatch
+from facecap.transforms import worker
 
 log = logging.getLogger("facecap")
 
@@ -41,6 +42,7 @@ def map_live(batch: SampleBatch, stage: Stage, function: Callable[[Sample], Samp
     samples = []
     for sample in batch.samples:
         if sample.live:
+            worker.mark(sample.row)
             try:
                 sample = function(sample)
             except Dropped as dropped:
@@ -50,6 +52,8 @@ def map_live(batch: SampleBatch, stage: Stage, function: Callable[[Sample], Samp
             except Exception as defect:  # noqa: BLE001 - the one place that turns defects into rows
                 error = describe_defect(defect, sample)
                 sample = replace(sample, drop=Drop(stage, Reason.INTERNAL_ERROR, error))
+            finally:
+                worker.mark(None)
         samples.append(sample)
     return replace(batch, samples=tuple(samples))
 

@@ -1,0 +1,67 @@
+"""The graph: one straight line from shard specs to committed shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import apache_beam as beam
+
+from facecap.pipeline.manifest import finish_dataset
+from facecap.pipeline.output import BuildFile
+from facecap.pipeline.plan import Plan
+from facecap.pipeline.settings import Settings
+from facecap.schemas.shard import ShardSpec
+from facecap.transforms.classify_attributes import ClassifyAttributes
+from facecap.transforms.compose_caption import ComposeCaption
+from facecap.transforms.crop import Crop
+from facecap.transforms.detect import Detect
+from facecap.transforms.download import Download
+from facecap.transforms.read_rows import BATCH_SIZE, ReadRows
+from facecap.transforms.worker import Run
+from facecap.transforms.write_shard import WriteConfig, WriteShard
+
+
+def add_graph(
+    pipeline: beam.Pipeline,
+    specs: Sequence[ShardSpec],
+    settings: Settings,
+    plan: Plan,
+    build: BuildFile,
+    output: str,
+    run: Run,
+) -> beam.PCollection:
+    """Everything between the Reshuffle and the statistics fuses into one stage: image bytes
+    never cross a stage boundary, so nothing holds them back and nothing shuffles them."""
+    write = WriteConfig(
+        output=output,
+        fingerprint=build.fingerprint,
+        extra=plan.extra,
+        footer=json.dumps({"fingerprint": build.fingerprint, "settings": build.settings}),
+        reject_samples=settings.build.reject_samples,
+        decode=settings.decode,
+    )
+    results = (
+        pipeline
+        | "Shards" >> beam.Create(specs)
+        | "Spread" >> beam.Reshuffle()
+        | "ReadRows" >> ReadRows(output, plan.columns, run)
+        | "Download" >> Download(settings.download, BATCH_SIZE)
+        | "Detect" >> Detect(settings.detect, settings.decode, settings.crop.min_side)
+        | "Crop" >> make_crop(settings)
+        | "ClassifyAttributes" >> ClassifyAttributes(settings.attributes)
+        | "ComposeCaption" >> ComposeCaption(settings.caption)
+        | "WriteShard" >> WriteShard(write)
+    )
+    return (
+        results
+        | "Statistics" >> beam.combiners.ToList()
+        | "FinishDataset" >> beam.Map(finish_dataset, output)
+    )
+
+
+def make_crop(settings: Settings) -> Crop:
+    assert settings.crop.min_score is not None  # resolved before the graph is made
+    return Crop(
+        settings.crop, settings.decode, settings.attributes.alignment, settings.crop.min_score
+    )

@@ -1,0 +1,76 @@
+"""dataset.json: the manifest, made from the commit records by the last step of the graph."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from facecap import __version__
+from facecap.pipeline.output import LOGS, MANIFEST_FILE, BuildFile, read_build_file
+from facecap.schemas.commit import CommitRecord, Counts
+from facecap.transforms.commit import read_record
+from facecap.transforms.store import Store
+from facecap.transforms.write_shard import ShardResult
+
+FAILED_FILE = f"{LOGS}/failed.json"
+LIBRARIES = (
+    "apache-beam",
+    "numpy",
+    "onnxruntime",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+    "webdataset",
+)
+
+
+def read_records(store: Store, build: BuildFile) -> dict[int, CommitRecord]:
+    """The commit records that exist, by shard number. Raises ValueError on a damaged one."""
+    found = {n: read_record(store, n) for n in range(build.shards)}
+    return {n: record for n, record in found.items() if record is not None}
+
+
+def make_manifest(build: BuildFile, records: dict[int, CommitRecord]) -> dict[str, Any]:
+    """The manifest of a complete build: nothing in it varies between runs."""
+    total = Counts.total(r.counts for r in records.values())
+    return {
+        "facecap": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        },
+        **build.model_dump(),
+        "funnel": total.model_dump(),
+        "tars": [r.files["tar"].path for r in records.values() if r.counts.faces_kept],
+        "per_shard": [
+            {
+                "shard": number,
+                "generation": record.generation,
+                "files": {kind: e.model_dump() for kind, e in record.files.items()},
+                "counts": record.counts.model_dump(),
+            }
+            for number, record in sorted(records.items())
+        ],
+    }
+
+
+def to_json(manifest: dict[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def finish_dataset(results: Sequence[ShardResult], output: str) -> int:
+    """Write dataset.json when every shard is committed; note the failed shards otherwise.
+
+    Returns the number of committed shards.
+    """
+    store = Store(output)
+    build = read_build_file(store)
+    records = read_records(store, build)
+    failed = {f"{r.shard:06d}": r.error for r in results if r.error and r.shard not in records}
+    store.replace(FAILED_FILE, to_json(dict(sorted(failed.items()))))
+    if len(records) == build.shards:
+        store.replace(MANIFEST_FILE, to_json(make_manifest(build, records)))
+    return len(records)

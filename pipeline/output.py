@@ -1,0 +1,193 @@
+"""The output folder as a build finds and leaves it: who may work in it, what it was made with,
+and the leftovers of runs that were killed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from facecap.pipeline.errors import UsageError
+from facecap.schemas.tables import SCHEMA_VERSION
+from facecap.transforms import worker
+from facecap.transforms.commit import ATTEMPTS, read_record
+from facecap.transforms.store import Store
+
+BUILD_FILE = "build.json"
+MANIFEST_FILE = "dataset.json"
+LOGS = "logs"
+PROGRESS = "_progress"
+CRASHES_FILE = f"{PROGRESS}/crashes.json"
+CRASHES_TO_DROP = 2
+_LOCK_PATIENCE_S = 10.0
+
+
+class BuildFile(BaseModel):
+    """build.json: what the directory is made with, written before the graph starts.
+
+    `settings` are the content settings by dotted name, `models` maps a model to its sha256,
+    `input` describes the files, rows and limit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    fingerprint: str
+    rows_per_shard: int
+    shards: int
+    settings: dict[str, Any]
+    models: dict[str, str]
+    input: dict[str, Any]
+
+    def differences(self, other: BuildFile) -> list[str]:
+        """What differs, in words: one entry per setting, model or fact of the input."""
+        found = []
+        if self.schema_version != other.schema_version:
+            found.append(f"schema version (was {self.schema_version}, is {other.schema_version})")
+        for what in ("settings", "models", "input"):
+            was, now = getattr(self, what), getattr(other, what)
+            for name in sorted({*was, *now}):
+                if was.get(name) != now.get(name):
+                    label = name if what == "settings" else f"{what} {name}"
+                    found.append(
+                        f"{label} (was {_short(was.get(name))}, is {_short(now.get(name))})"
+                    )
+        return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def read_build_file(store: Store) -> BuildFile:
+    """Raises UsageError when `store` is not the output of a build."""
+    try:
+        return BuildFile.model_validate_json(store.read(BUILD_FILE))
+    except FileNotFoundError:
+        raise UsageError(f"{store.root}: holds no {BUILD_FILE}; is it a build's OUT?") from None
+    except (OSError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{store.root}/{BUILD_FILE}: not readable ({reason})") from None
+
+
+def claim(store: Store, wanted: BuildFile) -> None:
+    """Make the directory this build's: create build.json, or agree with the one that is there.
+
+    Raises UsageError that names what differs.
+    """
+    if not store.exists(BUILD_FILE):
+        foreign = [n for n in store.list(".") if not n.startswith(("_", ".")) and n != LOGS]
+        if foreign:
+            raise UsageError(
+                f"--output {store.root}: not empty and not a build's ({foreign[0]} is there); "
+                "name a new folder"
+            )
+        text = json.dumps(wanted.model_dump(), indent=1, ensure_ascii=False) + "\n"
+        if store.create(BUILD_FILE, text.encode()):
+            return
+    there = read_build_file(store)
+    different = there.differences(wanted)
+    if different:
+        raise UsageError(
+            f"--output {store.root}: was made with other settings: {'; '.join(different)}; "
+            "use those, or name a new folder"
+        )
+
+
+@contextlib.contextmanager
+def lock(store: Store, *, exclusive: bool) -> Iterator[None]:
+    """Hold the directory: builds share it, every other command has it alone.
+
+    Raises UsageError when it stays taken. The lock goes with the process.
+    """
+    descriptor = os.open(store.root, os.O_RDONLY)
+    try:
+        _lock(descriptor, store.root, exclusive)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def shared_lock_and_cleaning(store: Store) -> Iterator[frozenset[int]]:
+    """Hold the directory for a build; yields the rows that crashed a process twice.
+
+    When no other build is at work, leftovers of killed runs are cleared first and last.
+    """
+    descriptor = os.open(store.root, os.O_RDONLY)
+    try:
+        if _try_lock(descriptor, fcntl.LOCK_EX):
+            _clear_leftovers(store)
+        _lock(descriptor, store.root, exclusive=False)
+        yield _crashed_rows(store)
+        if _try_lock(descriptor, fcntl.LOCK_EX):
+            _clear_leftovers(store)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, root: Path, exclusive: bool) -> None:
+    deadline = time.monotonic() + (0 if exclusive else _LOCK_PATIENCE_S)
+    while not _try_lock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
+        if time.monotonic() >= deadline:
+            raise UsageError(f"{root}: another facecap command is at work here; let it end first")
+        time.sleep(0.05)
+
+
+def _try_lock(descriptor: int, operation: int) -> bool:
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _clear_leftovers(store: Store) -> None:
+    """Under the exclusive lock: note native crashes of dead runs, then remove what they left.
+
+    The attempt of a committed shard is kept until its files have moved.
+    """
+    crashes = _read_crashes(store)
+    for name in store.list(PROGRESS):
+        folder = store.path(PROGRESS) / name
+        if folder.is_dir():
+            for row in worker.rows_in_flight(folder):
+                crashes[str(row)] = crashes.get(str(row), 0) + 1
+            store.remove_tree(f"{PROGRESS}/{name}")
+    if crashes:
+        store.replace(CRASHES_FILE, json.dumps(crashes, sort_keys=True).encode())
+    else:
+        store.remove_tree(PROGRESS)
+    for attempt in store.list(ATTEMPTS):
+        number = attempt.partition("-")[0]
+        record = read_record(store, int(number)) if number.isdigit() else None
+        if record is None or record.attempt != attempt:
+            store.remove_tree(f"{ATTEMPTS}/{attempt}")
+    for folder in (".", "commits"):
+        for name in store.list(folder):
+            if name.startswith(".") and store.path(folder).joinpath(name).is_file():
+                store.path(folder).joinpath(name).unlink()
+    for folder in (ATTEMPTS, PROGRESS):
+        with contextlib.suppress(OSError):  # not there, or an unfinished commit is in it
+            store.path(folder).rmdir()
+
+
+def _read_crashes(store: Store) -> dict[str, int]:
+    try:
+        crashes = json.loads(store.read(CRASHES_FILE))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return crashes if isinstance(crashes, dict) else {}
+
+
+def _crashed_rows(store: Store) -> frozenset[int]:
+    crashes: Mapping[str, int] = _read_crashes(store)
+    return frozenset(int(row) for row, times in crashes.items() if times >= CRASHES_TO_DROP)

@@ -1,0 +1,231 @@
+"""Planning: which files, which columns, how many rows, which shard holds which.
+
+Parquet is planned from its footers alone; other formats are first staged (pipeline.staging).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facecap.pipeline.errors import UsageError
+from facecap.schemas.shard import InputRange, ShardSpec
+from facecap.transforms.read_rows import Columns, InputOptions
+
+URL_COLUMNS = ("url", "URL", "image_url", "img_url", "imageUrl", "uri", "src")
+CAPTION_COLUMNS = (
+    "caption",
+    "CAPTION",
+    "TEXT",
+    "text",
+    "alt",
+    "alt_text",
+    "laion_caption",
+    "top_caption",
+)
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+MAX_ROWS_PER_SHARD_BY_DEFAULT = 10_000
+SHARDS_AT_LEAST = 64
+FOOTER_READERS = 16
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of the input as the user named it: its format and its size in bytes."""
+
+    path: str
+    format: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """A Parquet file to read rows from: the source itself, or what it was staged into."""
+
+    path: str
+    rows: int
+    schema: pa.Schema
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Global row numbers run through `files` in order; `limit` was applied to `rows`."""
+
+    files: tuple[ParquetFile, ...]
+    columns: Columns
+    extra: pa.Schema
+    rows: int
+    rows_per_shard: int
+
+    @property
+    def shards(self) -> int:
+        return math.ceil(self.rows / self.rows_per_shard)
+
+    def specs(self) -> list[ShardSpec]:
+        return shard_specs([(f.path, f.rows) for f in self.files], self.rows, self.rows_per_shard)
+
+
+def find_sources(location: str) -> list[SourceFile]:
+    """The input files below a path, folder or glob (any fsspec URL), sorted by path.
+
+    Raises UsageError when nothing readable is there.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(location)
+        if any(c in path for c in "*?["):
+            found = fs.glob(path, detail=True)
+        elif fs.isdir(path):
+            found = {
+                name: info
+                for name, info in fs.find(path, detail=True).items()
+                if not name.rsplit("/", 1)[-1].startswith((".", "_")) and _format(name)
+            }
+        else:
+            found = {path: fs.info(path)}
+    except FileNotFoundError:
+        raise UsageError(f"--input {location}: no such file or folder") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(f"--input {location}: {' '.join(str(error).split())}") from None
+    files = []
+    for name, info in sorted(found.items()):
+        if info["type"] != "file":
+            continue
+        kind = _format(name)
+        if kind is None:
+            known = ", ".join(sorted(FORMATS))
+            raise UsageError(f"--input {name}: unknown format; the name must end in {known}")
+        files.append(SourceFile(fs.unstrip_protocol(name), kind, int(info["size"])))
+    if not files:
+        raise UsageError(f"--input {location}: holds no {', '.join(sorted(FORMATS))} file")
+    return files
+
+
+def _format(name: str) -> str | None:
+    return next((kind for suffix, kind in FORMATS.items() if name.lower().endswith(suffix)), None)
+
+
+def read_footers(paths: Sequence[str]) -> list[ParquetFile]:
+    """Rows and schema of each Parquet file, from its footer. Raises UsageError."""
+    with ThreadPoolExecutor(FOOTER_READERS) as pool:
+        return list(pool.map(_read_footer, paths))
+
+
+def _read_footer(path: str) -> ParquetFile:
+    try:
+        with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw) as file:
+            return ParquetFile(path, file.metadata.num_rows, file.schema_arrow)
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"--input {path}: not a readable Parquet file ({reason})") from None
+
+
+def choose_columns(schema: pa.Schema, options: InputOptions, source: str) -> Columns:
+    """Which columns hold the URL and the caption; the others are passed through.
+
+    Raises UsageError when there is no URL column or a named column is missing.
+    """
+    url = _column(schema, options.url_column, URL_COLUMNS, "input.url_column", source)
+    if url is None:
+        names = ", ".join(schema.names)
+        raise UsageError(f"{source}: no URL column among: {names}; name it by input.url_column")
+    caption = _column(
+        schema, options.caption_column, CAPTION_COLUMNS, "input.caption_column", source
+    )
+    # pandas writes its index as a column of this name: bookkeeping, not data.
+    extra = [n for n in schema.names if n not in (url, caption) and not _is_pandas_index(n)]
+    return Columns(url=url, caption=caption, extra=tuple(extra))
+
+
+def _column(
+    schema: pa.Schema, named: str | None, known: Iterable[str], setting: str, source: str
+) -> str | None:
+    if named is not None and named not in schema.names:
+        names = ", ".join(schema.names)
+        raise UsageError(f"{setting}: {source} has no column {named!r}; it has: {names}")
+    column = named or next((name for name in known if name in schema.names), None)
+    if column is not None and not _is_text(schema.field(column).type):
+        kind = schema.field(column).type
+        raise UsageError(f"{setting}: column {column!r} of {source} holds {kind}, not text")
+    return column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    )
+
+
+def _is_pandas_index(name: str) -> bool:
+    return name.startswith("__index_level_") and name.endswith("__")
+
+
+def make_plan(
+    files: Sequence[ParquetFile],
+    options: InputOptions,
+    source: str,
+    limit: int | None,
+    rows_per_shard: int | None,
+) -> Plan:
+    """Raises UsageError on files whose columns disagree and on an empty list."""
+    try:
+        schema = pa.unify_schemas([f.schema.remove_metadata() for f in files])
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--input {source}: the files' columns disagree ({reason})") from None
+    columns = choose_columns(schema, options, source)
+    lacking = next((f.path for f in files if columns.url not in f.schema.names), None)
+    if lacking:
+        raise UsageError(f"{lacking}: has no column {columns.url!r}, which other files have")
+    total = sum(f.rows for f in files)
+    rows = total if limit is None else min(limit, total)
+    if not rows:
+        raise UsageError(f"--input {source}: the list is empty; nothing to build")
+    per_shard = rows_per_shard or min(
+        MAX_ROWS_PER_SHARD_BY_DEFAULT, math.ceil(rows / SHARDS_AT_LEAST)
+    )
+    extra = pa.schema([schema.field(name) for name in columns.extra])
+    return Plan(tuple(files), columns, extra, rows, per_shard)
+
+
+def shard_specs(
+    files: Sequence[tuple[str, int]], rows: int, rows_per_shard: int
+) -> list[ShardSpec]:
+    """Cut the first `rows` rows of `files` (path, rows) into shards of `rows_per_shard`."""
+    specs = []
+    file, start = 0, 0
+    for number, first in enumerate(range(0, rows, rows_per_shard)):
+        left = min(rows_per_shard, rows - first)
+        ranges = []
+        while left:
+            path, length = files[file]
+            count = min(left, length - start)
+            if count:
+                ranges.append(InputRange(path, start, count))
+                left, start = left - count, start + count
+            if start == length:
+                file, start = file + 1, 0
+        specs.append(ShardSpec(number, first, tuple(ranges)))
+    return specs
+
+
+def describe_sources(
+    sources: Sequence[SourceFile], plan: Plan, limit: int | None
+) -> dict[str, Any]:
+    """What of the input enters the fingerprint: paths, sizes, row counts, limit."""
+    return {
+        "files": [
+            {"path": s.path, "bytes": s.size, "rows": f.rows}
+            for s, f in zip(sources, plan.files, strict=True)
+        ],
+        "limit": limit,
+        "rows": plan.rows,
+    }

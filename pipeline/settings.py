@@ -1,0 +1,153 @@
+"""All settings of a build in one typed tree, one YAML, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from facecap.pipeline.errors import UsageError
+from facecap.schemas.options import Options, content, run
+from facecap.schemas.shard import MAX_ROWS_PER_SHARD
+from facecap.schemas.tables import SCHEMA_VERSION
+from facecap.transforms.classify_attributes import AttributesOptions
+from facecap.transforms.compose_caption import CaptionOptions
+from facecap.transforms.crop import CropOptions
+from facecap.transforms.decode import DecodeOptions
+from facecap.transforms.detect import DetectOptions
+from facecap.transforms.download import DownloadOptions
+from facecap.transforms.read_rows import InputOptions
+
+
+class BuildOptions(Options):
+    """The build as a whole."""
+
+    rows_per_shard: int | None = content(
+        None,
+        "input rows per shard; none: min(10000, ceil(rows / 64))",
+        ge=1,
+        le=MAX_ROWS_PER_SHARD,
+    )
+    reject_samples: int = content(
+        8,
+        "dropped faces and images kept per shard and reason, 160 px, for the audit",
+        ge=0,
+        le=1000,
+    )
+    min_success_rate: float = run(
+        0.2, "stop when less than this share of 2,000 or more rows could be fetched", ge=0, le=1
+    )
+    workers: int | None = run(None, "worker processes on this machine; none: one per core", ge=1)
+
+
+class Settings(Options):
+    """Every setting, by section; `--set SECTION.NAME=VALUE` overrides one."""
+
+    build: BuildOptions = Field(default_factory=BuildOptions)
+    input: InputOptions = Field(default_factory=InputOptions)
+    download: DownloadOptions = Field(default_factory=DownloadOptions)
+    decode: DecodeOptions = Field(default_factory=DecodeOptions)
+    detect: DetectOptions = Field(default_factory=DetectOptions)
+    crop: CropOptions = Field(default_factory=CropOptions)
+    attributes: AttributesOptions = Field(default_factory=AttributesOptions)
+    caption: CaptionOptions = Field(default_factory=CaptionOptions)
+
+
+def load_settings(config: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
+    """Settings from a YAML file, then `a.b=value` overrides (values are YAML, too).
+
+    Raises UsageError naming the file or setting and the remedy.
+    """
+    tree: dict[str, Any] = {}
+    if config is not None:
+        tree = _read_yaml(config)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        section, dot, field = name.strip().partition(".")
+        if not equals or not dot or not field:
+            raise UsageError(f"--set {override!r}: write SECTION.NAME=VALUE, e.g. crop.min_side=96")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {name}: {text!r} is not a YAML value") from None
+        if not isinstance(tree.setdefault(section, {}), dict):
+            raise UsageError(f"{config}: {section} must be a section of NAME: VALUE lines")
+        tree[section][field] = value
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(_explain(first["loc"], first["type"], first["msg"])) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--config {path}: not a YAML file ({reason})") from None
+    if not isinstance(tree or {}, dict):
+        raise UsageError(f"--config {path}: expected sections such as 'crop:' at the top level")
+    # A section that is named but empty means its defaults.
+    return {k: {} if v is None else v for k, v in (tree or {}).items()}
+
+
+def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    name = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        section = str(location[0])
+        known: Iterable[str] = Settings.model_fields
+        if len(location) > 1:
+            known = Settings.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+        return f"{name}: no such setting; known here: {', '.join(sorted(known))}"
+    return f"{name}: {message}; see facecap build --show-config"
+
+
+def fields(settings: Settings) -> Iterator[tuple[str, str, Any, str]]:
+    """(dotted name, tag, value as JSON data, description) of every setting, in order."""
+    for section in Settings.model_fields:
+        options: Options = getattr(settings, section)
+        values = options.model_dump(mode="json")
+        for name, info in type(options).model_fields.items():
+            extra = info.json_schema_extra
+            tag = str(extra["tag"]) if isinstance(extra, dict) else "content"
+            yield f"{section}.{name}", tag, values[name], info.description or ""
+
+
+def content_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that decide the dataset's bytes, by dotted name."""
+    return {name: value for name, tag, value, _ in fields(settings) if tag == "content"}
+
+
+def to_yaml(settings: Settings) -> str:
+    """The settings as YAML that `--config` reads, every one with its description."""
+    lines: list[str] = []
+    section = ""
+    for name, tag, value, description in fields(settings):
+        head, _, field = name.partition(".")
+        if head != section:
+            section = head
+            lines += ["", f"{head}:"] if lines else [f"{head}:"]
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
+        lines.append(f"  # {description} [{tag}]")
+        lines.append(f"  {field}: {text.removesuffix('...').strip()}")
+    return "\n".join(lines) + "\n"
+
+
+def fingerprint(settings: Settings, models: Mapping[str, str], source: Mapping[str, Any]) -> str:
+    """sha256 over what decides the dataset's bytes: content settings, model hashes (name ->
+    sha256), the input's description and the version of the stored schema."""
+    everything = {
+        "schema": SCHEMA_VERSION,
+        "settings": content_settings(settings),
+        "models": dict(models),
+        "input": dict(source),
+    }
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,116 @@
+"""The output folder: the few operations that committing a shard needs, on a local disk.
+
+Every file is written under a name of its own and appears under its final name whole or not at
+all. Another kind of storage is another class with these methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from facecap.schemas.commit import FileEntry
+
+
+class Store:
+    """A local output folder; names are relative paths with forward slashes."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError."""
+        return self.path(name).read_bytes()
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Create `name` with `data` unless it exists: atomic against any other creator, and
+        never half-written. Returns whether this call created it."""
+        target = self.path(name)
+        temporary = self._write_aside(target, data)
+        try:
+            os.link(temporary, target)  # link(2) fails when the target exists: NFS-safe, too
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        _sync_folder(target.parent)
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write `name`, whole or not at all."""
+        target = self.path(name)
+        self._write_aside(target, data).replace(target)
+
+    def move(self, source: str, target: str) -> bool:
+        """Rename; False when `source` is gone (another process moved it first)."""
+        self.path(target).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path(source).replace(self.path(target))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove_tree(self, name: str) -> None:
+        """Remove a folder and all in it; nothing happens when it is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.path(name))
+
+    def list(self, folder: str) -> list[str]:
+        """Sorted file names in `folder`; empty when there is no such folder."""
+        try:
+            return sorted(p.name for p in self.path(folder).iterdir())
+        except FileNotFoundError:
+            return []
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a new file for writing; on leaving it is on the disk, not only in its cache."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    def spool(self) -> IO[bytes]:
+        """A nameless temporary file on the same disk: gone with the process, however it ends."""
+        folder = self.path("_attempts")
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=folder)
+
+    def entry(self, name: str, final_name: str) -> FileEntry:
+        """Size and sha256 of the file `name`, to be known as `final_name`."""
+        with self.path(name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileEntry(path=final_name, bytes=file.tell(), sha256=digest)
+
+    def _write_aside(self, target: Path, data: bytes) -> Path:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Hidden, so that no reader's glob takes a leftover of a killed process for a file.
+        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,162 @@
+"""What one worker process tells the terminal and the next run: progress, the rows in flight,
+and the trace of a native crash. All of it lies in the run's folder, none in the dataset.
+
+A worker on the launcher's machine also ends when the launcher does: a killed build leaves no
+orphans behind.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import json
+import mmap
+import os
+import struct
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+RUN_LOCK = "alive"
+_NO_ROW = -1
+_SLOTS = 64
+_WRITE_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One start of a build: its folder (None where workers share no disk with the launcher)
+    and the launcher's process id."""
+
+    folder: str | None = None
+    launcher: int = 0
+    crashed_rows: frozenset[int] = frozenset()
+
+
+class Worker:
+    """This process's files in the run's folder: PID.json, PID.rows and PID.crash."""
+
+    def __init__(self, folder: Path, launcher: int) -> None:
+        self.folder = folder
+        self._in_launcher = launcher == os.getpid()
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(("rows", "decoded", "faces", "kept"), 0)
+        stem = folder / str(os.getpid())
+        self._rows_file = _sized_file(stem.with_suffix(".rows"), 8 * _SLOTS)
+        self._rows = mmap.mmap(self._rows_file.fileno(), 8 * _SLOTS)
+        for slot in range(_SLOTS):
+            struct.pack_into("<q", self._rows, 8 * slot, _NO_ROW)
+        self._slots: dict[int, int] = {}
+        # A fatal signal writes its traceback here: that tells a native crash (SIGSEGV, SIGABRT,
+        # ...) from a kill, which leaves the file empty.
+        self._crash_file = stem.with_suffix(".crash").open("w")
+        faulthandler.enable(self._crash_file)
+        self.write()
+        self._watcher = threading.Thread(target=self._watch, name="facecap-worker", daemon=True)
+        self._watcher.start()
+
+    def mark(self, row: int | None) -> None:
+        """Note the row that this thread is about to hand to native code; None when it is back."""
+        thread = threading.get_ident()
+        slot = self._slots.get(thread)
+        if slot is None:
+            with self._lock:
+                slot = self._slots[thread] = len(self._slots) % _SLOTS
+        struct.pack_into("<q", self._rows, 8 * slot, _NO_ROW if row is None else row)
+
+    def count(self, **counts: int) -> None:
+        """Add to the counts that the progress bar sums over the workers."""
+        with self._lock:
+            for name, value in counts.items():
+                self._counts[name] += value
+
+    def _watch(self) -> None:
+        """Writes progress, and ends the process when the launcher no longer holds its lock."""
+        while not self._stopped.wait(_WRITE_EVERY_S):
+            if not self._in_launcher and not is_alive(self.folder):
+                os._exit(1)
+            self.write()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._watcher.join()
+        self.write()
+        faulthandler.disable()
+        self._crash_file.close()
+        self._rows.close()
+        self._rows_file.close()
+
+    def write(self) -> None:
+        with self._lock:
+            data = json.dumps({"pid": os.getpid(), **self._counts})
+        temporary = self.folder / f".{os.getpid()}"
+        try:
+            temporary.write_text(data)
+            temporary.replace(self.folder / f"{os.getpid()}.json")
+        except FileNotFoundError:
+            return  # the launcher has ended and taken the folder with it
+
+
+_worker: Worker | None = None
+_start_lock = threading.Lock()
+
+
+def start(run: Run) -> None:
+    """Start reporting for `run` in this process; once per run, from any DoFn's setup."""
+    global _worker
+    if run.folder is None:
+        return
+    with _start_lock:
+        folder = Path(run.folder)
+        if _worker is None or _worker.folder != folder:
+            _worker = Worker(folder)
+
+
+def mark(row: int | None) -> None:
+    """See Worker.mark; does nothing in a process without a run's folder."""
+    if _worker is not None:
+        _worker.mark(row)
+
+
+def count(**counts: int) -> None:
+    """See Worker.count; does nothing in a process without a run's folder."""
+    if _worker is not None:
+        _worker.count(**counts)
+
+
+def hold_run_lock(folder: Path) -> IO[str]:
+    """The launcher's side: while the returned file is open, the run is alive."""
+    file = (folder / RUN_LOCK).open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether the launcher of the run in `folder` still lives."""
+    try:
+        with (folder / RUN_LOCK).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def rows_in_flight(folder: Path) -> set[int]:
+    """The rows that crashed workers of a run had in native code; empty when none crashed."""
+    rows: set[int] = set()
+    for crash in folder.glob("*.crash"):
+        in_flight = crash.with_suffix(".rows")
+        if crash.stat().st_size and in_flight.exists():
+            data = in_flight.read_bytes()
+            rows.update(row for (row,) in struct.iter_unpack("<q", data) if row != _NO_ROW)
+    return rows
+
+
+def _sized_file(path: Path, size: int) -> IO[bytes]:
+    file = path.open("w+b")
+    file.truncate(size)
+    return file
