@@ -1,0 +1,214 @@
+"""Crop: judges the detected faces, cuts out and measures those that are kept."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Literal
+
+import apache_beam as beam
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from facecap.schemas.options import Options, content
+from facecap.schemas.outcomes import Drop, Reason, Stage
+from facecap.schemas.sample import Crop as FaceCrop
+from facecap.schemas.sample import Face, Sample, SampleBatch
+from facecap.schemas.shard import MAX_FACES_PER_IMAGE
+from facecap.transforms import align, face_measures, railway
+from facecap.transforms.decode import DecodeOptions, decode
+
+
+class CropOptions(Options):
+    """Which faces are kept, and what is saved of them."""
+
+    min_side: int = content(128, "smallest short side of a face's box, in pixels", ge=1)
+    min_score: float | None = content(
+        None, "smallest detection score (0-1); null: the detector's own default", ge=0, le=1
+    )
+    margin: float = content(
+        0.2, "added on every edge of the box, as a fraction of that side of the box", ge=0, le=1
+    )
+    max_faces: int = content(
+        20, "most faces kept of one image, the largest first", ge=1, le=MAX_FACES_PER_IMAGE
+    )
+    outside: Literal["clamp", "pad"] = content(
+        "clamp",
+        "a box crop that leaves the image: clamp cuts it at the border, pad repeats border pixels",
+    )
+    shape: Literal["box", "aligned"] = content(
+        "box",
+        "box: box and margin at the original resolution; aligned: rotated and scaled to ArcFace's "
+        "five points, without margin, border pixels repeated outside the image",
+    )
+    aligned_size: int = content(112, "side of an aligned crop, in pixels", ge=32, le=1024)
+    jpeg_quality: int = content(95, "JPEG quality of the saved crops (4:4:4)", ge=1, le=100)
+
+
+def select(
+    faces: tuple[Face, ...], width: int, height: int, options: CropOptions, min_score: float
+) -> tuple[Face, ...]:
+    """`faces` of an image of width x height pixels, with a drop set on those not kept.
+
+    The reasons are looked at in the order too_small, low_score, too_many_faces: a small face does
+    not take the place of a larger one under `max_faces`. A box without a pixel inside the image
+    is too small; a rank beyond the two digits of the key is one face too many.
+    """
+    judged = []
+    room = options.max_faces
+    for face in sorted(faces, key=lambda f: f.rank):
+        if face.drop is None:
+            reason = _reason(face, width, height, options, min_score)
+            if reason is None and (room == 0 or face.rank >= MAX_FACES_PER_IMAGE):
+                reason = Reason.TOO_MANY_FACES
+            if reason is None:
+                room -= 1
+            else:
+                face = replace(face, drop=Drop(Stage.CROP, reason))
+        judged.append(face)
+    return tuple(judged)
+
+
+def _reason(
+    face: Face, width: int, height: int, options: CropOptions, min_score: float
+) -> Reason | None:
+    if face.side < options.min_side or face_measures.inside(face.box, width, height) == 0:
+        return Reason.TOO_SMALL
+    return Reason.LOW_SCORE if face.score < min_score else None
+
+
+def cut_box(
+    rgb: npt.NDArray[np.uint8], face: Face, options: CropOptions
+) -> tuple[npt.NDArray[np.uint8], bool]:
+    """The face's box and margin, in whole pixels (grown, never shrunk) at the original resolution:
+    uint8 RGB [h',w',3], and whether border pixels were repeated to fill it.
+
+    `rgb` is the full upright image, uint8 [h,w,3].
+    """
+    height, width = rgb.shape[:2]
+    x0, y0, x1, y1 = face.box
+    dx, dy = options.margin * (x1 - x0), options.margin * (y1 - y0)
+    grown = (x0 - dx, y0 - dy, x1 + dx, y1 + dy)
+    left, top, right, bottom = face_measures.visible_box(grown, width, height)
+    crop = rgb[top:bottom, left:right]
+    if options.outside == "clamp":
+        return crop, False
+    beyond = [
+        max(0, int(np.ceil(side)))
+        for side in (-grown[1], grown[3] - height, -grown[0], grown[2] - width)
+    ]
+    if not any(beyond):
+        return crop, False
+    padded = cv2.copyMakeBorder(crop, *beyond, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(padded, dtype=np.uint8), True
+
+
+def cut_aligned(
+    rgb: npt.NDArray[np.uint8], face: Face, size: int
+) -> tuple[npt.NDArray[np.uint8], bool]:
+    """The face at ArcFace's five points: uint8 RGB [size,size,3], and whether border pixels were
+    repeated to fill it. `rgb` is the full upright image, uint8 [h,w,3]."""
+    matrix = align.face_matrix(face, align.arcface(size))
+    outside = align.chip_leaves_image(matrix, (size, size), rgb.shape[1], rgb.shape[0])
+    return align.warp(rgb, matrix, (size, size)), outside
+
+
+def encode_jpeg(rgb: npt.NDArray[np.uint8], quality: int) -> bytes:
+    """`rgb` (uint8 [h,w,3]) as a baseline JPEG, 4:4:4, without metadata: equal pixels give equal
+    bytes for one build of Pillow."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def crop_face(
+    rgb: npt.NDArray[np.uint8], face: Face, options: CropOptions, alignment: align.Alignment
+) -> FaceCrop:
+    """The saved crop of `face`, the classifier's chip, and the measures (see `face_measures`).
+
+    `rgb` is the full upright image, uint8 [h,w,3]. The chip is warped from it by `alignment`,
+    whatever the shape of the saved crop. The perceptual hash is that of the crop's pixels before
+    JPEG; sharpness and brightness are those of the detected box, without the margin.
+    """
+    if options.shape == "aligned":
+        pixels, padded = cut_aligned(rgb, face, options.aligned_size)
+    else:
+        pixels, padded = cut_box(rgb, face, options)
+    height, width = rgb.shape[:2]
+    gray = face_measures.gray_face(rgb, face.box)
+    return FaceCrop(
+        jpeg=encode_jpeg(pixels, options.jpeg_quality),
+        chip=align.align(rgb, face, alignment),
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        padded=padded,
+        sharpness=face_measures.sharpness(gray),
+        brightness=face_measures.brightness(gray),
+        roll=face_measures.roll(face.landmarks),
+        yaw=face_measures.yaw(face.landmarks),
+        phash=face_measures.phash(pixels),
+        inside=face_measures.inside(face.box, width, height),
+    )
+
+
+def crop_sample(
+    sample: Sample,
+    options: CropOptions,
+    decode_options: DecodeOptions,
+    alignment: align.Alignment,
+    min_score: float,
+) -> Sample:
+    """`sample` with each face dropped or cropped. The image is decoded, once and in full, only
+    where there is a face to keep; raises `railway.Dropped` as `decode` does."""
+    if sample.fetched is None or sample.fetched.body is None or sample.image is None:
+        raise ValueError("a live sample without its image reached Crop")
+    faces = select(sample.faces, sample.image.width, sample.image.height, options, min_score)
+    if any(face.drop is None for face in faces):
+        rgb = decode(sample.fetched.body, decode_options)
+        faces = tuple(
+            face if face.drop else replace(face, crop=crop_face(rgb, face, options, alignment))
+            for face in faces
+        )
+    return replace(sample, faces=faces)
+
+
+class Crop(beam.PTransform):
+    """SampleBatch -> SampleBatch: every live face has its `crop`, or a drop.
+
+    `min_score` is the one to use: `options.min_score`, or the detector's default where that is
+    None. `alignment` is the classifier's.
+    """
+
+    def __init__(
+        self,
+        options: CropOptions,
+        decode: DecodeOptions,
+        alignment: align.Alignment,
+        min_score: float,
+    ) -> None:
+        super().__init__()
+        self._do_fn = _CropDoFn(options, decode, alignment, min_score)
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        return batches | "Crop" >> beam.ParDo(self._do_fn)
+
+
+class _CropDoFn(beam.DoFn):
+    def __init__(
+        self,
+        options: CropOptions,
+        decode: DecodeOptions,
+        alignment: align.Alignment,
+        min_score: float,
+    ) -> None:
+        self._settings = (options, decode, alignment, min_score)
+
+    def setup(self) -> None:
+        cv2.setNumThreads(1)
+
+    def process(self, batch: SampleBatch) -> list[SampleBatch]:
+        return [
+            railway.map_live(batch, Stage.CROP, lambda sample: crop_sample(sample, *self._settings))
+        ]
