@@ -41,21 +41,31 @@ def map_live(batch: SampleBatch, stage: Stage, function: Callable[[Sample], Samp
         return batch
     samples = []
     for sample in batch.samples:
+        failure = None
         if sample.live:
             worker.mark(sample.row)
-            try:
-                sample = function(sample)
-            except Dropped as dropped:
-                sample = replace(sample, drop=dropped.drop)
-            except CODE_ERRORS as defect:
-                return replace(batch, failure=f"{stage}: {describe_defect(defect, sample)}")
-            except Exception as defect:  # noqa: BLE001 - the one place that turns defects into rows
-                error = describe_defect(defect, sample)
-                sample = replace(sample, drop=Drop(stage, Reason.INTERNAL_ERROR, error))
-            finally:
-                worker.mark(None)
+            sample, failure = settle(sample, stage, function)
+            worker.mark(None)
+        if failure:
+            return replace(batch, failure=failure)
         samples.append(sample)
     return replace(batch, samples=tuple(samples))
+
+
+def settle(
+    sample: Sample, stage: Stage, function: Callable[[Sample], Sample]
+) -> tuple[Sample, str | None]:
+    """Apply `function` to one sample by the rules of `map_live`: the sample as it goes on, and
+    the failure that its batch must carry, if any."""
+    try:
+        return function(sample), None
+    except Dropped as dropped:
+        return replace(sample, drop=dropped.drop), None
+    except CODE_ERRORS as defect:
+        return sample, f"{stage}: {describe_defect(defect, sample)}"
+    except Exception as defect:  # noqa: BLE001 - the one place that turns defects into rows
+        error = describe_defect(defect, sample)
+        return replace(sample, drop=Drop(stage, Reason.INTERNAL_ERROR, error)), None
 
 
 def describe_defect(defect: BaseException, sample: Sample) -> str:

@@ -1,0 +1,133 @@
+"""robots.txt by RFC 9309, parsed by protego and kept per scheme, host and port."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, TypeAlias
+
+from protego import Protego
+from yarl import URL
+
+from facecap.schemas.outcomes import Reason
+from facecap.transforms.web.addresses import redirect_target
+from facecap.transforms.web.cache import Entry, SharedCache
+from facecap.transforms.web.client import REDIRECTS, Client, read_start
+from facecap.transforms.web.failure import Failed
+
+if TYPE_CHECKING:
+    from facecap.transforms.download import DownloadOptions
+
+MAX_BYTES = 500 * 1024
+MAX_REDIRECTS = 5
+KEEP_S = 6 * 3600.0
+KEEP_UNREACHABLE_S = 120.0
+MAX_KEPT_BYTES = 64 * 1024 * 1024
+RULES_OVERHEAD = 1000
+"""Bytes that the rules of one host take besides their text, roughly."""
+RETRY_PAUSE_S = 0.5
+LARGE = 32 * 1024
+
+_USER_AGENT = re.compile(r"\s*user[- ]?agent\s*:?\s*([^#]*)", re.IGNORECASE)
+
+Rules: TypeAlias = Protego | Failed | None
+"""The rules of a host, why they could not be had, or None: everything is allowed."""
+
+
+class Robots:
+    """Asks robots.txt before a URL is requested."""
+
+    def __init__(self, options: DownloadOptions, client: Client) -> None:
+        self._client = client
+        self._product = options.product
+        # Its own time, so that a host with a dead robots.txt has a truer reason than `timeout`.
+        self._timeout_s = min(10.0, options.timeout_s / 2)
+        self._attempts = 1 + min(1, options.retries)
+        self._cache: SharedCache[Rules] = SharedCache(self._load, MAX_KEPT_BYTES)
+
+    async def check(self, url: URL) -> None:
+        """Return when `url` may be fetched. Raises Failed: robots_disallowed,
+        robots_unreachable, or why the host cannot be connected to at all."""
+        rules = await self._cache.get(str(url.origin()))
+        if isinstance(rules, Failed):
+            raise rules.copy()
+        if rules is not None and not rules.can_fetch(str(url), self._product):
+            raise Failed(Reason.ROBOTS_DISALLOWED)
+
+    async def close(self) -> None:
+        await self._cache.close()
+
+    async def _load(self, origin: str) -> Entry[Rules]:
+        url = URL(origin) / "robots.txt"
+        failed = Failed(Reason.ROBOTS_UNREACHABLE, may_retry=False)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                for attempt in range(self._attempts):
+                    if attempt:
+                        await asyncio.sleep(RETRY_PAUSE_S)
+                    try:
+                        return await self._fetch(url)
+                    except Failed as error:
+                        failed = error
+                        if not error.may_retry:
+                            break
+        except TimeoutError:
+            failed = Failed(Reason.ROBOTS_UNREACHABLE, may_retry=False)
+        failed.may_retry = False
+        return Entry(failed, KEEP_UNREACHABLE_S, RULES_OVERHEAD)
+
+    async def _fetch(self, url: URL) -> Entry[Rules]:
+        allow_all: Entry[Rules] = Entry(None, KEEP_S, RULES_OVERHEAD)
+        at = url
+        for _ in range(1 + MAX_REDIRECTS):
+            try:
+                async with self._client.get(at, self._client.hop(at)) as response:
+                    if response.status in REDIRECTS and "Location" in response.headers:
+                        at = redirect_target(at, response.headers["Location"])
+                        continue
+                    if response.status >= 500:
+                        raise Failed(Reason.ROBOTS_UNREACHABLE, f"HTTP {response.status}")
+                    if not 200 <= response.status <= 299:
+                        return allow_all
+                    body = await read_start(response, MAX_BYTES)
+            except Failed as failed:
+                raise self._unreachable(failed, moved=at != url) from failed
+            if len(body) > LARGE:
+                # Half a megabyte takes a third of a second; the loop has other work.
+                rules = await asyncio.to_thread(parse_rules, body, self._product)
+            else:
+                rules = parse_rules(body, self._product)
+            return Entry(rules, KEEP_S, RULES_OVERHEAD + len(body))
+        return allow_all
+
+    @staticmethod
+    def _unreachable(failed: Failed, *, moved: bool) -> Failed:
+        """A host that cannot be connected to is not a matter of manners: the image, on the
+        same host, fails for the same reason, which says more."""
+        if failed.drop.reason is Reason.ROBOTS_UNREACHABLE:
+            return failed
+        if not failed.connected and not moved:
+            return failed
+        return Failed(
+            Reason.ROBOTS_UNREACHABLE, str(failed.drop.reason), may_retry=failed.may_retry
+        )
+
+
+def parse_rules(body: bytes, product: str) -> Protego:
+    """The rules of a robots.txt of at most MAX_BYTES; a line cut off at the end is left out.
+
+    Groups for other user agents are merged under one name that matches nobody: protego keeps
+    every rule once per user agent of its group, which a hostile file can make quadratic.
+    """
+    if len(body) >= MAX_BYTES:
+        body = body[: body.rfind(b"\n") + 1]
+    lines = body.decode("utf-8-sig", "replace").splitlines()
+    return Protego.parse("\n".join(_merge_others(line, product.lower()) for line in lines))
+
+
+def _merge_others(line: str, product: str) -> str:
+    found = _USER_AGENT.match(line)
+    if found is None:
+        return line
+    name = found[1].strip().lower()
+    return line if name == "*" or name.replace("*", "") in product else "User-agent: !"
