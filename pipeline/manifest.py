@@ -74,3 +74,12 @@ def finish_dataset(results: Sequence[ShardResult], output: str) -> int:
     if len(records) == build.shards:
         store.replace(MANIFEST_FILE, to_json(make_manifest(build, records)))
     return len(records)
+
+
+def read_failures(store: Store) -> dict[str, str]:
+    """Why shards stayed uncommitted in the last run: shard name -> reason."""
+    try:
+        failures = json.loads(store.read(FAILED_FILE))
+    except FileNotFoundError:
+        return {}
+    return {str(shard): str(error) for shard, error in failures.items()}

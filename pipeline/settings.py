@@ -15,12 +15,15 @@ from facecap.pipeline.errors import UsageError
 from facecap.schemas.options import Options, content, run
 from facecap.schemas.shard import MAX_ROWS_PER_SHARD
 from facecap.schemas.tables import SCHEMA_VERSION
-from facecap.transforms.classify_attributes import AttributesOptions
+from facecap.transforms.classify_attributes import AttributesOptions, Classifier
 from facecap.transforms.compose_caption import CaptionOptions
 from facecap.transforms.crop import CropOptions
 from facecap.transforms.decode import DecodeOptions
-from facecap.transforms.detect import DetectOptions
+from facecap.transforms.detect import DetectOptions, load_detector
+from facecap.transforms.detectors import DETECTORS
 from facecap.transforms.download import DownloadOptions
+from facecap.transforms.grammar import GrammarError, load_grammar
+from facecap.transforms.models import ModelError, locate, model_hash
 from facecap.transforms.read_rows import InputOptions
 
 
@@ -139,6 +142,31 @@ def to_yaml(settings: Settings) -> str:
         lines.append(f"  # {description} [{tag}]")
         lines.append(f"  {field}: {text.removesuffix('...').strip()}")
     return "\n".join(lines) + "\n"
+
+
+def resolve_models(settings: Settings) -> tuple[Settings, dict[str, str]]:
+    """The settings with the detector's default score filled in, and the sha256 of every file
+    that decides labels or words, by setting.
+
+    Raises UsageError when a model is unknown, missing, damaged or cannot run.
+    """
+    detect, attributes = settings.detect, settings.attributes
+    try:
+        files = {
+            "detect.model": locate(detect.model, detect.model_path),
+            "attributes.model": locate(attributes.model, attributes.model_path),
+        }
+        # Loaded once here, so that a bad model is one line now and not a failed graph later.
+        load_detector(detect, settings.crop.min_side)
+        Classifier(attributes)
+        grammar = load_grammar(settings.caption.grammar)
+    except (ModelError, GrammarError) as error:
+        raise UsageError(str(error)) from None
+    if settings.crop.min_score is None:
+        crop = settings.crop.model_copy(update={"min_score": DETECTORS[detect.model].min_score})
+        settings = settings.model_copy(update={"crop": crop})
+    hashes = {name: model_hash(file) for name, file in files.items()}
+    return settings, {**hashes, "caption.grammar": grammar.sha256}
 
 
 def fingerprint(settings: Settings, models: Mapping[str, str], source: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ orphans behind.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import fcntl
 import json
@@ -154,6 +155,15 @@ def rows_in_flight(folder: Path) -> set[int]:
             data = in_flight.read_bytes()
             rows.update(row for (row,) in struct.iter_unpack("<q", data) if row != _NO_ROW)
     return rows
+
+
+def read_reports(folder: Path) -> list[dict[str, int]]:
+    """The progress of each worker of a run: its pid and its counts."""
+    reports = []
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):
+            reports.append(json.loads(path.read_text()))
+    return reports
 
 
 def _sized_file(path: Path, size: int) -> IO[bytes]:
