@@ -85,7 +85,7 @@ def find_sources(location: str) -> list[SourceFile]:
             found = {
                 name: info
                 for name, info in fs.find(path, detail=True).items()
-                if not name.rsplit("/", 1)[-1].startswith((".", "_")) and _format(name)
+                if _format(name) and not _is_hidden(name.removeprefix(path))
             }
         else:
             found = {path: fs.info(path)}
@@ -109,6 +109,11 @@ def find_sources(location: str) -> list[SourceFile]:
 
 def _format(name: str) -> str | None:
     return next((kind for suffix, kind in FORMATS.items() if name.lower().endswith(suffix)), None)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a part of the path marks it as no data, as Spark and Hive do (`_SUCCESS`)."""
+    return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
 def read_footers(paths: Sequence[str]) -> list[ParquetFile]:

@@ -1,0 +1,160 @@
+"""Planning: files, columns, shards; every bad input is one line that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from facecap.pipeline import plan as planning
+from facecap.pipeline.errors import UsageError
+from facecap.pipeline.plan import find_sources, make_plan, read_footers, shard_specs
+from facecap.transforms.read_rows import InputOptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def parquet(path: Path, **columns: list[object]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def plan_of(*paths: str, limit: int | None = None, per_shard: int | None = None, **options: str):
+    files = read_footers(paths)
+    return make_plan(files, InputOptions(**options), "the list", limit, per_shard)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 10**6), min_size=1, max_size=20).filter(sum),
+    per_shard=st.integers(1, 10**5),
+    data=st.data(),
+)
+def test_specs_cut_the_rows_without_gap_or_overlap(
+    sizes: list[int], per_shard: int, data: st.DataObject
+) -> None:
+    rows = data.draw(st.integers(max(1, sum(sizes) - 10**6), sum(sizes)))
+    if rows / per_shard > 5000:
+        per_shard = rows // 5000 + 1
+    files = [(f"f{i}", size) for i, size in enumerate(sizes)]
+    specs = shard_specs(files, rows, per_shard)
+    assert [s.number for s in specs] == list(range(len(specs)))
+    assert [s.first_row for s in specs] == [n * per_shard for n in range(len(specs))]
+    assert all(s.rows == per_shard for s in specs[:-1]) and 0 < specs[-1].rows <= per_shard
+    expected_start = dict.fromkeys((name for name, _ in files), 0)
+    for part in (r for s in specs for r in s.ranges):
+        assert part.rows > 0 and part.start == expected_start[part.path]
+        expected_start[part.path] += part.rows
+    assert sum(expected_start.values()) == rows
+    assert all(expected_start[name] <= size for name, size in files)
+
+
+def test_default_shards_depend_on_the_rows_alone(tmp_path: Path) -> None:
+    assert planning.MAX_ROWS_PER_SHARD_BY_DEFAULT == 10_000
+    path = parquet(tmp_path / "a.parquet", url=["http://h/"] * 640)
+    assert plan_of(path).rows_per_shard == 10
+    assert plan_of(path).shards == 64
+    assert plan_of(path, limit=3).rows_per_shard == 1
+    assert plan_of(path, per_shard=600).shards == 2
+
+
+def test_planning_reads_footers_only(tmp_path: Path) -> None:
+    path = Path(parquet(tmp_path / "a.parquet", url=[f"http://h/{n}" for n in range(5000)]))
+    intact = path.read_bytes()
+    path.write_bytes(intact[:4] + b"\0" * 2000 + intact[2004:])  # the data pages are ruined
+    assert plan_of(str(path)).rows == 5000
+
+
+@pytest.mark.parametrize("names", [("URL", "TEXT"), ("url", "caption"), ("image_url", "alt_text")])
+def test_known_column_names_are_found(tmp_path: Path, names: tuple[str, str]) -> None:
+    columns = {names[0]: ["u"], names[1]: ["t"], "similarity": [0.3], "__index_level_0__": [1]}
+    columns_found = plan_of(parquet(tmp_path / "a.parquet", **columns)).columns
+    assert (columns_found.url, columns_found.caption) == names
+    assert columns_found.extra == ("similarity",)
+
+
+def test_columns_named_by_setting(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", url=["no"], link=["u"], words=["t"])
+    columns = plan_of(path, url_column="link", caption_column="words").columns
+    assert (columns.url, columns.caption, columns.extra) == ("link", "words", ("url",))
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"a": ["x"]}, {}, r"no URL column among: a; name it by input\.url_column"),
+        ({"url": ["x"]}, {"url_column": "link"}, r"input\.url_column: .* no column 'link'"),
+        ({"url": ["x"]}, {"caption_column": "t"}, r"input\.caption_column: .* no column 't'"),
+        ({"url": [3]}, {}, r"input\.url_column: column 'url' .* holds int64, not text"),
+        ({"url": pa.array([], pa.string())}, {}, "the list is empty"),
+    ],
+)
+def test_unusable_columns_are_named(tmp_path, columns, options, message) -> None:
+    path = parquet(tmp_path / "a.parquet", **columns)
+    with pytest.raises(UsageError, match=message):
+        plan_of(path, **options)
+
+
+def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
+    one = parquet(tmp_path / "1.parquet", url=["u"], hash=["x"])
+    two = parquet(tmp_path / "2.parquet", url=["u"], hash=[3])
+    with pytest.raises(UsageError, match="columns disagree"):
+        plan_of(one, two)
+
+
+def test_a_file_without_the_url_column_is_named(tmp_path: Path) -> None:
+    one = parquet(tmp_path / "1.parquet", url=["u"])
+    two = parquet(tmp_path / "2.parquet", similarity=[0.3])
+    with pytest.raises(UsageError, match=r"2\.parquet: has no column 'url'"):
+        plan_of(one, two)
+
+
+def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    for data in (b"", b"PAR1", b"<html>" * 100):
+        path.write_bytes(data)
+        with pytest.raises(UsageError, match=r"a\.parquet: not a readable Parquet file"):
+            plan_of(str(path))
+
+
+def test_a_folder_a_glob_and_a_file_are_found_in_order(tmp_path: Path) -> None:
+    for name in ("b.parquet", "a.parquet", "sub/c.parquet", "_part/x.parquet", "notes.md"):
+        parquet(tmp_path / name, url=["u"])
+    names = [s.path.rsplit("/", 1)[-1] for s in find_sources(str(tmp_path))]
+    assert names[:2] == ["a.parquet", "b.parquet"] and "c.parquet" in names
+    assert "notes.md" not in names
+    globbed = find_sources(f"{tmp_path}/*.parquet")
+    assert [s.path.rsplit("/", 1)[-1] for s in globbed] == ["a.parquet", "b.parquet"]
+    (single,) = find_sources(f"file://{tmp_path}/a.parquet")
+    assert single.size == (tmp_path / "a.parquet").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing.parquet", "no such file"),
+        ("empty", "holds no"),
+        ("notes.md", "unknown format"),
+        ("*.nothing", "holds no"),
+    ],
+)
+def test_inputs_that_are_not_there_are_named(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(UsageError, match=message):
+        find_sources(f"{tmp_path}/{name}")
+
+
+def test_an_unknown_protocol_is_named() -> None:
+    with pytest.raises(UsageError, match="nosuch"):
+        find_sources("nosuch://bucket/list.parquet")
+
+
+def test_the_graph_of_a_web_scale_list_is_small() -> None:
+    import pickle
+
+    files = [(f"file:///data/part-{n:05d}.snappy.parquet", 12_700_000) for n in range(4)]
+    specs = shard_specs(files, 50_000_000, 10_000)
+    assert len(specs) == 5000
+    assert len(pickle.dumps([tuple(s) for s in specs])) < 400_000

@@ -1,0 +1,104 @@
+"""Committing: one winner per shard, and any interruption can be finished by anybody."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from facecap.schemas.commit import CommitRecord, Counts
+from facecap.schemas.shard import SHARD_FILES, commit_file, shard_file
+from facecap.transforms.commit import attempt_file, commit, finish, read_record
+from facecap.transforms.store import Store
+
+
+def write_attempt(store: Store, attempt: str, text: str) -> CommitRecord:
+    files = {}
+    for kind in SHARD_FILES:
+        name = attempt_file(attempt, kind)
+        with store.write(name) as file:
+            file.write(f"{kind} {text}".encode())
+        files[kind] = store.entry(name, shard_file(kind, 3))
+    return CommitRecord(shard=3, attempt=attempt, fingerprint="f", files=files, counts=Counts())
+
+
+def contents(store: Store) -> dict[str, str]:
+    return {kind: store.read(shard_file(kind, 3)).decode() for kind in SHARD_FILES}
+
+
+def test_commit_moves_the_files_and_leaves_no_attempt(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = write_attempt(store, "000003-a", "one")
+    assert commit(store, record) == record
+    assert read_record(store, 3) == record
+    assert contents(store) == {kind: f"{kind} one" for kind in SHARD_FILES}
+    assert store.list("_attempts") == []
+
+
+def test_loser_deletes_its_files_and_gets_the_winners_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = write_attempt(store, "000003-a", "one")
+    second = write_attempt(store, "000003-b", "two")
+    commit(store, first)
+    assert commit(store, second) == first
+    assert contents(store)["tar"] == "tar one"
+    assert store.list("_attempts") == []
+
+
+def test_many_racing_commits_never_mix(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    records = [write_attempt(store, f"000003-{n}", f"attempt {n}") for n in range(8)]
+    start = threading.Barrier(len(records))
+    winners: list[CommitRecord] = []
+
+    def race(record: CommitRecord) -> None:
+        start.wait()
+        winners.append(commit(store, record))
+
+    threads = [threading.Thread(target=race, args=(r,)) for r in records]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(winners) == len(records)
+    assert {w.attempt for w in winners} == {winners[0].attempt}
+    number = winners[0].attempt.partition("-")[2]
+    assert set(contents(store).values()) == {f"{kind} attempt {number}" for kind in SHARD_FILES}
+    assert store.list("_attempts") == []
+
+
+@pytest.mark.parametrize("moved", range(5))
+def test_a_commit_killed_between_two_moves_is_finished(tmp_path: Path, moved: int) -> None:
+    store = Store(tmp_path)
+    record = write_attempt(store, "000003-a", "one")
+    store.create(commit_file(3), record.to_json())
+    for kind in list(SHARD_FILES)[:moved]:
+        store.move(attempt_file("000003-a", kind), shard_file(kind, 3))
+    finish(store, record)
+    assert contents(store) == {kind: f"{kind} one" for kind in SHARD_FILES}
+    assert store.list("_attempts") == []
+
+
+def test_a_lost_file_is_an_error_not_silence(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = write_attempt(store, "000003-a", "one")
+    store.create(commit_file(3), record.to_json())
+    store.path(attempt_file("000003-a", "ledger")).unlink()
+    with pytest.raises(FileNotFoundError, match=r"ledger/000003\.parquet"):
+        finish(store, record)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"shard": "x"}'])
+def test_a_damaged_record_names_its_file(tmp_path: Path, data: bytes) -> None:
+    store = Store(tmp_path)
+    store.create(commit_file(3), data)
+    with pytest.raises(ValueError, match=r"commits/000003\.json"):
+        read_record(store, 3)
+
+
+def test_a_record_under_another_number_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = write_attempt(store, "000003-a", "one")
+    store.create(commit_file(4), record.to_json())
+    with pytest.raises(ValueError, match="record of shard 3"):
+        read_record(store, 4)
