@@ -65,11 +65,11 @@ CelebA comes here without identities, so the splits are by image number and peop
 sides. {leakage}
 
 ## Known weaknesses
-- Measured on CelebA alone: aligned, mostly frontal, well-lit portraits of celebrities, in majority
-  young and light-skinned. Expect lower figures on other photographs, and unequal ones between
-  groups of people; neither was measured here.
-- The labels are one annotator firm's opinions. Attractive, Young, Chubby, Big_Nose and their like
-  are judgements, not facts; Male is a guess at appearance, not at a person's gender.
+- Measured on CelebA alone: aligned, mostly frontal, well-lit portraits of celebrities, most
+  of them labelled Young. Expect lower figures on other photographs, and unequal ones between
+  groups of people (age, skin colour); neither was measured here.
+- The labels are the opinions of one labelling company. Attractive, Young, Chubby, Big_Nose and
+  their like are judgements, not facts; Male is a guess at appearance, not at a person's gender.
 - Least reliable by AUC: {weakest}.
 - Fewer than 30 positives among the test images, so their figures are uncertain: {rare}.
 - Never or hardly (under five times) labelled at p > 0.85 on the test images: {silent}.
