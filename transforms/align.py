@@ -66,10 +66,10 @@ def similarity(
     not finite, that lie within `min_spread` (root mean square, pixels) of their mean, or that
     have nothing in common with the template (optimal scale 0).
     """
+    if not np.isfinite(points).all():
+        return None
     source = np.asarray(points, dtype=np.float64) @ (1, 1j)
     target = np.asarray(template, dtype=np.float64) @ (1, 1j)
-    if not np.isfinite(source).all():
-        return None
     centred = source - source.mean()
     spread = float(np.mean(np.abs(centred) ** 2))
     if spread <= min_spread**2:

@@ -10,6 +10,7 @@ import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 from apache_beam.ml.inference.base import ModelHandler, RunInference
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from pydantic import field_validator, model_validator
 
 from facecap.schemas.attributes import ATTRIBUTES
@@ -125,7 +126,14 @@ class Classifier:
         self._input = self._checked_input(str(path))
         alignment = options.alignment
         blank = np.zeros((1, alignment.height, alignment.width, 3), np.uint8)
-        shape = self._run(blank).shape
+        try:
+            shape = self._run(blank).shape
+        except (Fail, InvalidArgument, RuntimeException) as error:
+            line = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"attributes.model_path: the model {path} cannot run on one RGB chip of "
+                f"{alignment.width} x {alignment.height}: {line}"
+            ) from None
         if shape != (1, len(options.label_names)):
             raise ModelError(
                 f"attributes.labels: the model {path} gives {list(shape)} for one face, "

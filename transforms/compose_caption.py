@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
@@ -18,7 +16,7 @@ from facecap.schemas.sample import Face, Sample, SampleBatch
 from facecap.schemas.shard import ShardSpec, face_key
 from facecap.transforms import railway
 from facecap.transforms.grammar import Grammar, load_grammar
-from facecap.transforms.realise import realise
+from facecap.transforms.realise import realise, seeded
 
 NOT_CAREFUL = frozenset(
     {"Attractive", "Chubby", "Double_Chin", "Big_Nose", "Big_Lips", "Pale_Skin"}
@@ -105,12 +103,6 @@ def caption_face(
     return replace(face, stated_labels=stated, raw_caption=text, caption=text)
 
 
-def seeded(seed: int, key: str) -> random.Random:
-    """A generator that depends on `seed` and `key` alone, equal in every process and version."""
-    digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
-    return random.Random(int.from_bytes(digest[:8], "big"))
-
-
 def caption_sample(
     sample: Sample,
     shard: ShardSpec,
@@ -123,7 +115,7 @@ def caption_sample(
     def caption(face: Face) -> Face:
         if face.drop is not None:
             return face
-        key = face_key(shard.index, shard.first_row, sample.row, face.rank)
+        key = face_key(shard.number, shard.first_row, sample.row, face.rank)
         return caption_face(face, key, options, grammar, names)
 
     return replace(sample, faces=tuple(caption(face) for face in sample.faces))

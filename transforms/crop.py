@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -91,17 +92,15 @@ def cut_box(
     x0, y0, x1, y1 = face.box
     dx, dy = options.margin * (x1 - x0), options.margin * (y1 - y0)
     grown = (x0 - dx, y0 - dy, x1 + dx, y1 + dy)
-    left, top, right, bottom = face_measures.visible_box(grown, width, height)
-    crop = rgb[top:bottom, left:right]
+    seen_x0, seen_y0, seen_x1, seen_y1 = face_measures.visible_box(grown, width, height)
+    crop = rgb[seen_y0:seen_y1, seen_x0:seen_x1]
     if options.outside == "clamp":
         return crop, False
-    beyond = [
-        max(0, int(np.ceil(side)))
-        for side in (-grown[1], grown[3] - height, -grown[0], grown[2] - width)
-    ]
-    if not any(beyond):
+    above, left = (max(0, math.ceil(-side)) for side in (grown[1], grown[0]))
+    below, right = (max(0, math.ceil(s)) for s in (grown[3] - height, grown[2] - width))
+    if not any((above, below, left, right)):
         return crop, False
-    padded = cv2.copyMakeBorder(crop, *beyond, borderType=cv2.BORDER_REPLICATE)
+    padded = cv2.copyMakeBorder(crop, above, below, left, right, borderType=cv2.BORDER_REPLICATE)
     return np.asarray(padded, dtype=np.uint8), True
 
 

@@ -7,6 +7,7 @@ capitals and full stops are set last, from left to right, over the whole caption
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from dataclasses import dataclass
@@ -47,6 +48,12 @@ def realise(
     said = dict.fromkeys(label for label, _ in MARK.findall(marked))
     text = _with_articles(MARK.sub(r"\2", marked))
     return text, tuple(label for label in said if label in labels)
+
+
+def seeded(seed: int, key: str) -> random.Random:
+    """A generator that depends on `seed` and `key` alone, equal in every process and version."""
+    digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
+    return random.Random(int.from_bytes(digest[:8], "big"))
 
 
 def plan(labels: tuple[str, ...], grammar: Grammar, rng: random.Random) -> Plan:
@@ -129,7 +136,7 @@ def _sentence(
         having = next(part for part in phrases if part.kind == "has")
         phrases.remove(having)
         frame = frame.replace("{with}", _list(having))
-    again = any("{have}" in sentence for sentence in before)
+    again = sum("{have}" in sentence for sentence in before) == 1
     verbal = [_verb_phrase(part, again, grammar, rng) for part in phrases]
     if len(verbal) == 2:
         verbal = [_join("join_long" if _is_long(verbal[0]) else "join", verbal, grammar, rng)]
@@ -160,7 +167,7 @@ def _list(part: Part) -> str:
 
     def reach(phrase: str) -> tuple[bool, bool]:
         words = MARK.sub(r"\2", phrase).split()
-        return words[0] == "no", bool({"with", "on", "under"} & set(words))
+        return bool({"no", "not"} & set(words)), bool({"with", "on", "under"} & set(words))
 
     *most, last = sorted(part.phrases, key=reach)
     if not most:

@@ -1,0 +1,165 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.testing.util import assert_that
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from facecap.schemas.attributes import ATTRIBUTES
+from facecap.schemas.outcomes import Drop, Reason, Stage
+from facecap.schemas.sample import Face, Sample, SampleBatch
+from facecap.schemas.shard import ShardSpec
+from facecap.transforms.compose_caption import (
+    NOT_CAREFUL,
+    CaptionOptions,
+    ComposeCaption,
+    caption_face,
+    choose_person,
+)
+from facecap.transforms.grammar import DEFAULT_GRAMMAR, GrammarError, load_grammar
+
+GRAMMAR = load_grammar()
+JUDGEMENTS = re.compile(
+    r"\b(attractive|good-looking|chubby|double chin|(?:big|large)\b[^.]*\bnose|nose is big"
+    r"|full lips|lips are full|pale)\b",
+    re.I,
+)
+CONTRADICTIONS = [
+    {"Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"},
+    {"Straight_Hair", "Wavy_Hair"},
+    *({"Bald", other} for other in ("Wavy_Hair", "Straight_Hair", "Bangs", "Black_Hair")),
+    *({"No_Beard", other} for other in ("Goatee", "Mustache", "5_o_Clock_Shadow")),
+]
+
+
+def face(**probabilities: float) -> Face:
+    """A face with these probabilities (0.3 for every other attribute), labelled over 0.85."""
+    names = {name.replace("5", "Five"): name for name in ATTRIBUTES}
+    values = np.full(40, 0.3, np.float32)
+    for name, value in probabilities.items():
+        values[ATTRIBUTES.index(names[name])] = value
+    labels = tuple(n for n, v in zip(ATTRIBUTES, values, strict=True) if v > np.float32(0.85))
+    return Face(0, (0, 0, 9, 9), 1.0, ((0, 0),) * 5, probabilities=values, labels=labels)
+
+
+def caption(one: Face, key: str = "000000000000_00", **settings) -> Face:
+    return caption_face(one, key, CaptionOptions(**settings), GRAMMAR, ATTRIBUTES)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(st.floats(0, 1, width=32), min_size=40, max_size=40),
+    st.sampled_from(["careful", "paper"]),
+    st.sampled_from(["inferred", "neutral"]),
+)
+def test_what_is_stated(values, policy: str, gender: str) -> None:
+    probabilities = np.array(values, np.float32)
+    labels = tuple(n for n, v in zip(ATTRIBUTES, values, strict=True) if v > 0.6)
+    one = replace(face(), probabilities=probabilities, labels=labels)
+    found = caption(one, policy=policy, gender=gender)
+    assert found.labels == labels
+    if found.drop:
+        assert found.drop == Drop(Stage.CAPTION, Reason.NOTHING_TO_STATE)
+        assert found.caption is None and found.stated_labels == ()
+        return
+    stated = set(found.stated_labels)
+    assert stated and stated <= set(labels) and len(stated) == len(found.stated_labels)
+    for exclusive in CONTRADICTIONS:
+        assert len(stated & exclusive) <= 1
+    if policy == "careful":
+        assert not stated & NOT_CAREFUL
+        assert not JUDGEMENTS.search(found.caption), found.caption
+        assert "No_Beard" not in stated or "Male" in labels
+    male = probabilities[ATTRIBUTES.index("Male")]
+    words = set(re.findall(r"[a-z]+", found.caption.lower()))
+    he, she = {"he", "his", "man"} & words, {"she", "her", "woman"} & words
+    assert not he or (gender == "inferred" and male >= np.float32(0.85))
+    assert not she or (gender == "inferred" and male <= np.float32(0.15))
+    assert ("Male" in stated) == ("Male" in labels and gender == "inferred" and male >= 0.85)
+    assert not words & {"old", "not young", "shaven", "without"}
+    if "Young" in stated:
+        assert re.search(r"\bappears?( to be)? young\b", found.caption)
+
+
+def test_of_contradicting_labels_the_most_probable_is_said() -> None:
+    found = caption(face(Brown_Hair=0.9, Black_Hair=0.95, Wavy_Hair=0.9, Straight_Hair=0.86))
+    assert set(found.stated_labels) == {"Black_Hair", "Wavy_Hair"}
+    assert len(found.labels) == 4
+    assert set(caption(face(Bald=0.99, Bangs=0.9, Gray_Hair=0.9)).stated_labels) == {"Bald"}
+    assert set(caption(face(Bald=0.9, Gray_Hair=0.99)).stated_labels) == {"Gray_Hair"}
+
+
+def test_the_paper_policy_states_what_the_careful_one_does_not() -> None:
+    one = face(Attractive=0.9, Pale_Skin=0.9, No_Beard=0.9, Smiling=0.9)
+    assert caption(one).stated_labels == ("Smiling",)
+    assert set(caption(one, policy="paper").stated_labels) == set(one.labels)
+
+
+def test_nothing_to_state() -> None:
+    found = caption(face(Attractive=0.99, No_Beard=0.9))
+    assert found.drop == Drop(Stage.CAPTION, Reason.NOTHING_TO_STATE)
+    assert caption(face(Male=0.9), gender="neutral").drop is not None
+    assert caption(face(Male=0.9)).stated_labels == ("Male",)
+
+
+@pytest.mark.parametrize(
+    ("male", "person"),
+    [(0.85, "man"), (0.849, "person"), (0.15, "woman"), (0.151, "person"), (None, "person")],
+)
+def test_person(male: float | None, person: str) -> None:
+    stored = None if male is None else float(np.float32(male))
+    assert choose_person(stored, "inferred") == person
+    assert choose_person(stored, "neutral") == "person"
+
+
+ONE = face(
+    Male=0.95, Smiling=0.9, Brown_Hair=0.9, Wavy_Hair=0.9, Young=0.9, Oval_Face=0.9, Bangs=0.9
+)
+
+
+def test_key_and_seed_choose_the_words() -> None:
+    keys = [f"000000{k:06d}_00" for k in range(50)]
+    first = [caption(ONE, key).caption for key in keys]
+    assert first == [caption(ONE, key).caption for key in keys]
+    assert len(set(first)) >= 35
+    assert sum(a == caption(ONE, k, seed=1).caption for a, k in zip(first, keys, strict=True)) < 10
+
+
+def test_batch_to_batch() -> None:
+    bare = face(Attractive=0.9)
+    sample = Sample(1007, "u", faces=(ONE, replace(bare, rank=1), replace(ONE, rank=2)))
+    gone = Sample(1008, "u", drop=Drop(Stage.DOWNLOAD, Reason.DNS))
+    batch = SampleBatch(ShardSpec(3, 1000, ()), (sample, gone))
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        out = pipeline | beam.Create([batch]) | ComposeCaption(CaptionOptions(), ATTRIBUTES)
+
+        def check(found) -> None:
+            (one,) = found
+            captions = [f.caption for f in one.samples[0].faces]
+            expected = [caption(ONE, f"000003000007_0{k}").caption for k in (0, 2)]
+            assert captions == [expected[0], None, expected[1]]
+            assert one.samples[1] == gone
+
+        assert_that(out, check)
+
+
+def test_another_grammar_by_setting(tmp_path: Path) -> None:
+    text = DEFAULT_GRAMMAR.read_text(encoding="utf-8").replace(":smiling]", ":beaming]")
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    grammar = load_grammar(tmp_path / "mine.yaml")
+    texts = [caption_face(ONE, str(k), CaptionOptions(), grammar, ATTRIBUTES) for k in range(30)]
+    assert any("beaming" in f.caption for f in texts)
+    (tmp_path / "mine.yaml").write_text(text.replace("<colour> hair", "<color> hair"))
+    with pytest.raises(GrammarError, match=r"mine\.yaml: rule hair: <color> is not defined"):
+        ComposeCaption(CaptionOptions(grammar=str(tmp_path / "mine.yaml")), ATTRIBUTES)
+
+
+def test_options_are_checked() -> None:
+    for bad in ({"policy": "bold"}, {"gender": "x"}, {"seed": -1}):
+        with pytest.raises(ValidationError):
+            CaptionOptions(**bad)
