@@ -1,0 +1,251 @@
+"""Decode: bytes from anywhere become upright 8-bit RGB, or a drop that says why not.
+
+The policy, for every format:
+- What the bytes are is judged by the bytes. Pillow then opens them as that format and no other.
+- The EXIF orientation is applied (TIFF: the tag; AVIF: the box; a PNG's eXIf chunk counts where
+  it stands before the pixels). An unreadable or unknown orientation counts as upright.
+- Of an animation or a file of several pages the first frame is taken.
+- Transparency (alpha, palette or colour key) is laid over white.
+- 1-bit is black and white; 16-bit samples keep their upper byte; 32-bit integers are taken for
+  16-bit samples and clipped; floats are taken as 0..1 where none is above 1, else as 0..255.
+- CMYK and YCCK (Adobe's inverted ones, too) are converted by Pillow's arithmetic; embedded
+  colour profiles are ignored: no colour management. Lab pixels are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from facecap.schemas.options import Options, content
+from facecap.schemas.outcomes import Reason, Stage
+from facecap.schemas.sample import ImageInfo
+from facecap.transforms.railway import Dropped
+
+# Filters of the whole process, set once: catching warnings per call is not thread-safe.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+RGB = npt.NDArray[np.uint8]
+
+_BOMB = 178_956_970
+"""Above this many pixels (twice its MAX_IMAGE_PIXELS) Pillow itself refuses an image."""
+
+
+class DecodeOptions(Options):
+    """Limits on images."""
+
+    max_pixels: int = content(
+        100_000_000, "largest image, in pixels (width x height, by its header)", ge=1, le=_BOMB
+    )
+
+
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"8BPS", "PSD"),
+    (b"\x00\x00\x01\x00", "ICO"),
+    (b"II\xbc", "JPEG XR"),
+    (b"qoif", "QOI"),
+    (b"DDS ", "DDS"),
+    (b"\x76\x2f\x31\x01", "OpenEXR"),
+)
+_SUPPORTED: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"II+\x00", "TIFF"),
+    (b"MM\x00+", "TIFF"),
+)
+_BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
+
+
+def sniff(body: bytes) -> str:
+    """The format of an image by its first bytes, in Pillow's names.
+
+    Raises Dropped: not_an_image, or unsupported_format for an image this build cannot decode.
+    """
+    for magic, name in _SUPPORTED:
+        if body.startswith(magic):
+            return name
+    if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
+        return "WEBP"
+    if body[:2] == b"BM" and int.from_bytes(body[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    if body[4:8] == b"ftyp":
+        length = min(int.from_bytes(body[:4], "big"), 256)
+        brands = {body[i : i + 4] for i in (8, *range(16, length, 4))}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & _HEIF_BRANDS:
+            raise Dropped(Stage.DECODE, Reason.UNSUPPORTED_FORMAT, "HEIF")
+    for magic, name in _UNSUPPORTED:
+        if body.startswith(magic):
+            raise Dropped(Stage.DECODE, Reason.UNSUPPORTED_FORMAT, name)
+    raise Dropped(Stage.DECODE, Reason.NOT_AN_IMAGE)
+
+
+def probe(body: bytes, options: DecodeOptions) -> ImageInfo:
+    """Format and upright size from the header alone; no pixel is decoded.
+
+    Raises Dropped at the decode stage.
+    """
+    with _opened(body, options) as image:
+        return _info(image)
+
+
+def decode(body: bytes, options: DecodeOptions, *, scale: float = 1.0) -> RGB:
+    """The image upright: uint8 RGB [h, w, 3].
+
+    At `scale` 1 in full size. At a smaller one a JPEG is decoded at the smallest of 1/8, 1/4,
+    1/2 and 1 that is not below it (sides rounded up), any other format in full size.
+    Raises Dropped at the decode stage.
+    """
+    with _opened(body, options) as image:
+        if isinstance(image, ImageFile.ImageFile) and image.format in ("JPEG", "MPO"):
+            divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
+            if divisor > 1:
+                image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
+        # A TIFF turns itself while it is loaded.
+        orientation = 1 if image.format == "TIFF" else _orientation(image)
+        image.load()
+        return _TURN[orientation](_to_rgb(image))
+
+
+@contextmanager
+def _opened(body: bytes, options: DecodeOptions) -> Iterator[Image.Image]:
+    """The image, opened but not decoded, within the pixel limit; what Pillow raises on bad
+    data inside the block becomes a Dropped."""
+    name = sniff(body)
+    try:
+        with Image.open(io.BytesIO(body), formats=[name]) as image:
+            if image.width * image.height > options.max_pixels:
+                size = f"{image.width} x {image.height}"
+                raise Dropped(Stage.DECODE, Reason.TOO_MANY_PIXELS, size)
+            yield image
+    except Image.DecompressionBombError:
+        raise Dropped(Stage.DECODE, Reason.TOO_MANY_PIXELS) from None
+    except UnidentifiedImageError:
+        reason = Reason.TRUNCATED if _cut_short(body, name) else Reason.CORRUPT
+        raise Dropped(Stage.DECODE, reason, f"{name} header") from None
+    except _BAD_DATA as error:
+        cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
+        reason = Reason.TRUNCATED if cut or _cut_short(body, name) else Reason.CORRUPT
+        raise Dropped(Stage.DECODE, reason, f"{name}: {type(error).__name__}") from None
+
+
+_BAD_DATA = (
+    OSError,  # what Pillow raises for broken or truncated data
+    SyntaxError,  # and its plugins, for a broken structure
+    ValueError,  # sizes and values out of range, oversized text chunks
+    EOFError,
+    IndexError,  # tables shorter than an index into them
+    KeyError,  # TIFF: required tags missing, unknown modes
+    OverflowError,  # a value too large for the decoder's C types
+    RuntimeError,  # AVIF: whatever libavif reports that has no class of its own
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises on bad data. Not AttributeError or TypeError: those mean broken code. Not
+MemoryError: the header's size was checked, so the machine is short of memory, not the image bad."""
+
+
+def _cut_short(body: bytes, name: str) -> bool:
+    """Whether the container itself says that bytes are missing (its decoder only says broken)."""
+    if name == "WEBP":
+        return int.from_bytes(body[4:8], "little") + 8 > len(body)
+    if name == "BMP":
+        return int.from_bytes(body[2:6], "little") > len(body)
+    if name == "AVIF":
+        return _boxes_cut_short(body)
+    if name == "PNG":
+        return b"IEND" not in body
+    return False
+
+
+def _boxes_cut_short(body: bytes) -> bool:
+    """Whether a top-level ISO box ends behind the last byte."""
+    at = 0
+    while at + 8 <= len(body):
+        length = int.from_bytes(body[at : at + 4], "big")
+        if length == 1:
+            length = int.from_bytes(body[at + 8 : at + 16], "big")
+        if length < 8:  # 0: to the end of the file; the rest is nonsense
+            return False
+        at += length
+    return at != len(body)
+
+
+def _info(image: Image.Image) -> ImageInfo:
+    width, height = image.size
+    if image.format != "TIFF" and _orientation(image) >= 5:
+        width, height = height, width
+    return ImageInfo(str(image.format), width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8. From the header's EXIF block only: Image.getexif() would
+    decode a whole PNG to look behind its pixels, and take XMP for EXIF."""
+    raw = image.info.get("exif")
+    if not isinstance(raw, bytes):
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(raw)
+        value = exif.get(ExifTags.Base.Orientation)
+    except _BAD_DATA:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+_TURN: dict[int, Callable[[RGB], RGB]] = {
+    1: np.ascontiguousarray,
+    2: lambda a: np.ascontiguousarray(a[:, ::-1]),
+    3: lambda a: np.ascontiguousarray(a[::-1, ::-1]),
+    4: lambda a: np.ascontiguousarray(a[::-1]),
+    5: lambda a: np.ascontiguousarray(a.transpose(1, 0, 2)),
+    6: lambda a: np.ascontiguousarray(a[::-1].transpose(1, 0, 2)),
+    7: lambda a: np.ascontiguousarray(a[::-1, ::-1].transpose(1, 0, 2)),
+    8: lambda a: np.ascontiguousarray(a[:, ::-1].transpose(1, 0, 2)),
+}
+"""What makes an image with this EXIF orientation upright."""
+
+
+def _to_rgb(image: Image.Image) -> RGB:
+    """A loaded image as uint8 RGB [h, w, 3], by the policy above; not yet turned."""
+    mode = image.mode
+    if mode == "LAB":
+        raise Dropped(Stage.DECODE, Reason.UNSUPPORTED_FORMAT, "Lab pixels")
+    if mode.startswith("I") or mode == "F":
+        return _deep_to_rgb(image)
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, "white")
+        image = Image.alpha_composite(white, coloured)
+    return np.asarray(image.convert("RGB"))
+
+
+def _deep_to_rgb(image: Image.Image) -> RGB:
+    """Grey of 16 or 32 bits, integer or float."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        values = np.nan_to_num(values, nan=0.0)
+        top = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
+        grey = np.rint(values.clip(0, top) * (255 / top)).astype(np.uint8)
+    else:
+        grey = (values.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)

@@ -1,0 +1,175 @@
+"""Detect: finds every face of an image, at the scale that the size filter needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import apache_beam as beam
+import cv2
+import numpy as np
+import numpy.typing as npt
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+from pydantic import field_validator
+
+from facecap.schemas.options import Options, content, run
+from facecap.schemas.outcomes import Drop, Reason, Stage
+from facecap.schemas.sample import Face, ImageInfo, Sample, SampleBatch
+from facecap.transforms import decode, models, railway
+from facecap.transforms.decode import DecodeOptions
+from facecap.transforms.detectors import DETECTORS, Detections, Detector
+
+
+class DetectOptions(Options):
+    """Which detector finds the faces, and where it runs."""
+
+    model: str = content("mtcnn", f"face detector: {', '.join(DETECTORS)}")
+    # Its place is no content; its sha256 enters the fingerprint.
+    model_path: str | None = run(None, "the detector's ONNX file; none: the fetched one")
+    provider: str = content("cpu", f"where it runs: {', '.join(models.PROVIDERS)}")
+    min_face: int | None = content(
+        None,
+        "images are shrunk until crop.min_side is this many pixels; none: the detector's own",
+        ge=12,
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        if value not in DETECTORS:
+            raise ValueError(f"unknown detector, choose one of {', '.join(DETECTORS)}")
+        return value
+
+    @field_validator("provider")
+    @classmethod
+    def _known_provider(cls, value: str) -> str:
+        if value not in models.PROVIDERS:
+            raise ValueError(f"unknown provider, choose one of {', '.join(models.PROVIDERS)}")
+        return value
+
+
+def detection_scale(options: DetectOptions, min_side: int) -> float:
+    """How far images may be shrunk so that a face of `min_side` pixels can still be found."""
+    min_face = options.min_face or DETECTORS[options.model].min_face
+    return min(1.0, min_face / min_side)
+
+
+def load_detector(options: DetectOptions, min_side: int) -> Detector:
+    """The detector, loaded. Raises ModelError naming the setting and the remedy."""
+    smallest = max(1, round(min_side * detection_scale(options, min_side)))
+    path = models.locate(options.model, options.model_path)
+    return DETECTORS[options.model].detector(path, options.provider, smallest)
+
+
+def shrunk_size(width: int, height: int, scale: float) -> tuple[int, int]:
+    """Width and height of an image shrunk by `scale`, each at least 1."""
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def decode_shrunk(
+    body: bytes, info: ImageInfo, options: DecodeOptions, scale: float
+) -> npt.NDArray[np.uint8]:
+    """The upright image shrunk by `scale`: uint8 RGB [h, w, 3]. Raises Dropped."""
+    rgb = decode.decode(body, options, scale=scale)
+    size = shrunk_size(info.width, info.height, scale)
+    if (rgb.shape[1], rgb.shape[0]) != size:
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    return rgb
+
+
+def detect_faces(
+    sample: Sample, detector: Detector, options: DecodeOptions, scale: float
+) -> Sample:
+    """`sample` with its image's header and all detected faces, whatever their size and score;
+    dropped (with the header, which the ledger tells) when there is none or the pixels are bad.
+
+    Raises Dropped when the header is bad.
+    """
+    assert sample.fetched is not None and sample.fetched.body is not None
+    body = sample.fetched.body
+    info = decode.probe(body, options)
+    sample = replace(sample, image=info)
+    try:
+        rgb = decode_shrunk(body, info, options, scale)
+    except railway.Dropped as dropped:
+        return replace(sample, drop=dropped.drop)
+    found = detector.detect(rgb)
+    if not len(found):
+        return replace(sample, drop=Drop(Stage.DETECT, Reason.NO_FACE))
+    zoom = (info.width / rgb.shape[1], info.height / rgb.shape[0])
+    return replace(sample, faces=to_faces(found, zoom))
+
+
+def to_faces(found: Detections, zoom: tuple[float, float]) -> tuple[Face, ...]:
+    """Faces ranked by box area, the largest first (ties by x0, then y0); coordinates are
+    multiplied by `zoom` (x, y), which leads from the shrunk image to the original."""
+    x, y = zoom
+    boxes = found.boxes.astype(np.float64) * [x, y, x, y]
+    landmarks = found.landmarks.astype(np.float64) * [x, y]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = np.lexsort((boxes[:, 1], boxes[:, 0], -areas))
+    faces = []
+    for rank, i in enumerate(order):
+        x0, y0, x1, y1 = boxes[i].tolist()
+        left_eye, right_eye, nose, left_mouth, right_mouth = map(tuple, landmarks[i].tolist())
+        faces.append(
+            Face(
+                rank=rank,
+                box=(x0, y0, x1, y1),
+                score=float(found.scores[i]),
+                landmarks=(left_eye, right_eye, nose, left_mouth, right_mouth),
+            )
+        )
+    return tuple(faces)
+
+
+class DetectHandler(ModelHandler[SampleBatch, SampleBatch, Detector]):
+    """Runs a detector over the live samples of a batch.
+
+    One image at a time, which is fastest on a CPU; a micro-batch for an accelerator belongs
+    in `run_inference`, over the images that share a shape.
+    """
+
+    def __init__(self, options: DetectOptions, decode_options: DecodeOptions, min_side: int):
+        super().__init__()
+        self._options = options
+        self._decode = decode_options
+        self._min_side = min_side
+
+    def load_model(self) -> Detector:
+        return load_detector(self._options, self._min_side)
+
+    def run_inference(
+        self,
+        batch: SampleBatch,
+        model: Detector,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[SampleBatch]:
+        scale = detection_scale(self._options, self._min_side)
+
+        def find(sample: Sample) -> Sample:
+            return detect_faces(sample, model, self._decode, scale)
+
+        yield railway.map_live(batch, Stage.DETECT, find)
+
+    def get_num_bytes(self, batch: SampleBatch | Sequence[SampleBatch]) -> int:
+        assert isinstance(batch, SampleBatch)
+        return batch.nbytes
+
+    def get_metrics_namespace(self) -> str:
+        return "detect"
+
+    def should_skip_batching(self) -> bool:
+        return True
+
+
+class Detect(beam.PTransform):
+    """SampleBatch -> SampleBatch with `image` and `faces` set, or a drop."""
+
+    def __init__(self, options: DetectOptions, decode: DecodeOptions, min_side: int) -> None:
+        super().__init__()
+        self._handler = DetectHandler(options, decode, min_side)
+
+    def expand(self, batches: beam.PCollection[SampleBatch]) -> beam.PCollection[SampleBatch]:
+        return batches | RunInference(self._handler)

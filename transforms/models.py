@@ -1,0 +1,333 @@
+"""Every model by name, with its source, hash and licence; and how one is found, fetched, run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnxruntime as ort
+import pooch
+import requests
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+ort.set_default_logger_severity(4)  # a refused model is our one-line error, not a log of theirs
+ort.disable_telemetry_events()
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+_LOAD_ERRORS = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NoSuchFile,
+    ort_errors.NotFound,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+"""What onnxruntime raises on a bad model: its own classes have no common base but Exception."""
+
+
+class ModelError(ValueError):
+    """A model that is unknown, missing, damaged or cannot run; one line with the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A known model. `file` is its name in the cache (or in the package, for `bundled`).
+
+    `source` is a URL, the member of a zip archive at a URL (URL#MEMBER), a Python package
+    (NAME==VERSION), or text for a person. `sha256` and `size` (bytes) are of `file`.
+    """
+
+    name: str
+    kind: Literal["detector", "attributes"]
+    file: str
+    source: str
+    sha256: str | None
+    size: int | None
+    licence: str
+    note: str
+    bundled: bool = False
+
+    @property
+    def setting(self) -> str:
+        """The setting that gives this model by path."""
+        return "detect.model_path" if self.kind == "detector" else "attributes.model_path"
+
+
+_INSIGHTFACE = "https://github.com/deepinsight/insightface/releases/download/v0.7"
+_RESEARCH = "insightface: non-commercial research only"
+
+REGISTRY: dict[str, ModelEntry] = {
+    entry.name: entry
+    for entry in (
+        ModelEntry(
+            name="mtcnn",
+            kind="detector",
+            file="mtcnn.onnx",
+            source="facenet-pytorch==2.6.0",
+            sha256="e9cc7cdce0ff8bbeee4633568f8245a4805e470605fee177d13fc0ac633ee7c4",
+            size=1_989_455,
+            licence="MIT (facenet-pytorch)",
+            note="MTCNN, five landmarks; converted here from the weights in the package's wheel. "
+            "RGB, (x - 127.5) / 128",
+        ),
+        ModelEntry(
+            name="scrfd-10g",
+            kind="detector",
+            file="det_10g.onnx",
+            source=f"{_INSIGHTFACE}/buffalo_l.zip#det_10g.onnx",
+            sha256="5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
+            size=16_923_827,
+            licence=_RESEARCH,
+            note="SCRFD-10G, five landmarks. RGB, (x - 127.5) / 128",
+        ),
+        ModelEntry(
+            name="scrfd-2.5g",
+            kind="detector",
+            file="scrfd_2.5g.onnx",
+            source="insightface's SCRFD model zoo",
+            sha256="041f73f47371333d1d17a6fee6c8ab4e6aecabefe398ff32cca4e2d5eaee0af9",
+            size=3_292_009,
+            licence=_RESEARCH,
+            note="SCRFD-2.5G, five landmarks. RGB, (x - 127.5) / 128",
+        ),
+        ModelEntry(
+            name="scrfd-500m",
+            kind="detector",
+            file="scrfd_500m_bnkps.onnx",
+            source="insightface's SCRFD model zoo",
+            sha256="b467f878e26ff1e7ee05cd9936fdff63fa2a5af5d732ed17ee231f2dd5cc07ae",
+            size=2_524_648,
+            licence=_RESEARCH,
+            note="SCRFD-500M, five landmarks. RGB, (x - 127.5) / 128",
+        ),
+        ModelEntry(
+            name="celeba40",
+            kind="attributes",
+            file="attributes.onnx",
+            source="trained by this project's training/",
+            sha256=None,
+            size=None,
+            licence="research only (trained on CelebA)",
+            note="40 CelebA attributes; see its card in transforms/weights",
+            bundled=True,
+        ),
+    )
+}
+
+_MTCNN_WEIGHTS = {
+    "pnet": "a2a71925e0b9996a42f63e47efc1ca19043e69558b5c523b978d611dfae49c8f",
+    "rnet": "bbb937de72efc9ef83b186c49f5f558467a1d7e3453a8ece0d71a886633f6a86",
+    "onet": "165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d",
+}
+
+
+def cache_dir() -> Path:
+    """Where fetched models lie: $FACECAP_CACHE, or the platform's cache folder."""
+    return Path(os.environ.get("FACECAP_CACHE") or pooch.os_cache("facecap"))
+
+
+def model_hash(path: Path) -> str:
+    """The file's sha256, lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def entry(name: str) -> ModelEntry:
+    """Raises ModelError for a name that is not in the registry."""
+    try:
+        return REGISTRY[name]
+    except KeyError:
+        raise ModelError(
+            f"unknown model {name!r}: choose one of {', '.join(sorted(REGISTRY))}"
+        ) from None
+
+
+def installed_path(model: ModelEntry) -> Path:
+    """Where the model's file belongs: in the package when it is bundled, else in the cache."""
+    if model.bundled:
+        return Path(__file__).resolve().parent / "weights" / model.file
+    return cache_dir() / model.file
+
+
+def locate(name: str, path: str | None = None) -> Path:
+    """The model's file: `path` where one is given (any file: its hash is recorded, not
+    prescribed), else the fetched one, checked against its known sha256.
+
+    Raises ModelError naming the setting and the remedy.
+    """
+    model = entry(name)
+    if path is not None:
+        given = Path(path).expanduser()
+        if not given.is_file():
+            raise ModelError(f"{model.setting}: {path} is not a file")
+        return given
+    file = installed_path(model)
+    if not file.is_file():
+        raise ModelError(f"model {name} is not there ({file}): {_remedy(model)}")
+    if model.sha256 is not None and model_hash(file) != model.sha256:
+        raise ModelError(f"model {name}: {file} is damaged: delete it, then {_remedy(model)}")
+    return file
+
+
+def _remedy(model: ModelEntry) -> str:
+    if model.bundled:
+        return f"install facecap again, or set {model.setting}"
+    if "==" in model.source or "#" in model.source:
+        return f"run: facecap models fetch {model.name}"
+    return f"get {model.file} from {model.source} and set {model.setting}, or put it there"
+
+
+def fetch(name: str) -> Path:
+    """Get the model into the cache, checked and whole; nothing is done when it is there.
+
+    Raises ModelError when it cannot be fetched or is not the known file.
+    """
+    model = entry(name)
+    file = installed_path(model)
+    if file.is_file() and (model.sha256 is None or model_hash(file) == model.sha256):
+        return file
+    if "==" in model.source:
+        data = _convert_mtcnn(model)
+    elif "#" in model.source:
+        data = _from_archive(model)
+    else:
+        raise ModelError(f"model {name} cannot be fetched: {_remedy(model)}")
+    if hashlib.sha256(data).hexdigest() != model.sha256:
+        raise ModelError(f"model {name}: the fetched file is not the known one (sha256 differs)")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(file)  # whole or not at all, also when two processes fetch
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
+
+
+def _from_archive(model: ModelEntry) -> bytes:
+    url, member = model.source.split("#")
+    with tempfile.TemporaryDirectory(prefix="facecap-") as folder:
+        try:
+            # No hash of the archive is known; that of the member is checked by the caller.
+            pooch.get_logger().setLevel(logging.WARNING)
+            archive = pooch.retrieve(url, known_hash=None, path=folder, fname="archive.zip")
+            with zipfile.ZipFile(archive) as pack:
+                info = pack.getinfo(member)
+                if info.file_size != model.size:
+                    raise ModelError(f"model {model.name}: {member} in {url} has another size")
+                return pack.read(info)
+        except (requests.RequestException, OSError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(f"model {model.name}: {url} could not be fetched: {error}") from None
+        except (KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise ModelError(f"model {model.name}: no usable {member} in {url}: {error}") from None
+
+
+def _convert_mtcnn(model: ModelEntry) -> bytes:
+    from facecap.transforms.detectors import mtcnn_weights  # which imports this module
+
+    with tempfile.TemporaryDirectory(prefix="facecap-") as folder:
+        install_package(model.source, Path(folder))
+        weights = {}
+        for network, sha256 in _MTCNN_WEIGHTS.items():
+            file = Path(folder, "facenet_pytorch", "data", f"{network}.pt")
+            if not file.is_file():
+                raise ModelError(f"model {model.name}: no {network}.pt in {model.source}")
+            data = file.read_bytes()
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise ModelError(
+                    f"model {model.name}: {network}.pt in {model.source} is not the known file"
+                )
+            weights[network] = mtcnn_weights.read_torch_weights(data)
+    return mtcnn_weights.build_onnx(weights)
+
+
+def install_package(requirement: str, folder: Path) -> None:
+    """Unpack a wheel, without its dependencies, into `folder` by the user's own client (its
+    settings name the index). Only wheels: a source distribution would run code.
+
+    Raises ModelError."""
+    arguments = ["install", "--no-deps", "--only-binary", ":all:", "--target", str(folder)]
+    clients = []
+    if uv := shutil.which("uv"):
+        clients.append([uv, "pip", *arguments, "--python", sys.executable])
+    if importlib.util.find_spec("pip"):
+        clients.append(
+            [sys.executable, "-m", "pip", *arguments, "--no-compile", "--disable-pip-version-check"]
+        )
+    if not clients:
+        raise ModelError(f"neither uv nor pip is there to fetch {requirement}: install one")
+    for client in clients:
+        result = subprocess.run(
+            [*client, requirement], capture_output=True, text=True, errors="replace", check=False
+        )
+        if result.returncode == 0:
+            return
+    lines = result.stderr.strip().splitlines() or ["no message"]
+    raise ModelError(f"{requirement} could not be fetched: {lines[-1].strip()}")
+
+
+def load_onnx(data: bytes, name: str) -> onnx.ModelProto:
+    """Raises ModelError, saying `name`, when the bytes are not an ONNX model."""
+    try:
+        return onnx.load_from_string(data)
+    except DecodeError:
+        raise ModelError(f"{name} is not an ONNX model") from None
+
+
+def onnx_session(
+    model: Path | bytes, provider: str = "cpu", name: str = ""
+) -> ort.InferenceSession:
+    """A session with one thread (workers are processes) on the provider asked for.
+
+    Raises ModelError when the provider is missing or the model cannot be loaded; onnxruntime
+    by itself falls back to the CPU silently.
+    """
+    name = name or (str(model) if isinstance(model, Path) else "the model")
+    if provider not in PROVIDERS:
+        raise ModelError(f"unknown provider {provider!r}: choose one of {', '.join(PROVIDERS)}")
+    wanted = PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise ModelError(
+            f"provider {provider} is not there: install onnxruntime-gpu in place of onnxruntime, "
+            "or set the provider to cpu"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False  # a pattern per input shape is kept for ever
+    options.log_severity_level = 4
+    data = model.read_bytes() if isinstance(model, Path) else model
+    settings = [{"use_tf32": "0"}] if provider == "cuda" else [{}]
+    try:
+        session = ort.InferenceSession(data, options, [wanted], settings)
+    except _LOAD_ERRORS as error:
+        line = " ".join(str(error).split())[:200]
+        raise ModelError(f"{name} cannot be run: {line}") from None
+    session.disable_fallback()
+    if session.get_providers()[0] != wanted:
+        raise ModelError(f"provider {provider} is installed but could not be started on this host")
+    return session
