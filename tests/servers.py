@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -57,8 +58,14 @@ class ImageServer:
     What it does not know is a 404, robots.txt too. `routes` may be changed while it runs."""
 
     def __init__(
-        self, routes: Mapping[str, Answer] | Path, *, host: str = "127.0.0.1", port: int = 0
+        self,
+        routes: Mapping[str, Answer] | Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._tls = tls
         self.folder = routes if isinstance(routes, Path) else None
         self.routes: dict[str, Answer] = {} if isinstance(routes, Path) else dict(routes)
         self.requests: list[Seen] = []
@@ -78,7 +85,8 @@ class ImageServer:
         return f"{self._host}:{self.port}"
 
     def url(self, path: str = "/", host: str | None = None) -> str:
-        return f"http://{host or self._host}:{self.port}{path}"
+        scheme = "https" if self._tls else "http"
+        return f"{scheme}://{host or self._host}:{self.port}{path}"
 
     def paths(self) -> list[str]:
         """The paths asked for so far, in order, robots.txt left out."""
@@ -104,9 +112,9 @@ class ImageServer:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        runner = web.ServerRunner(web.Server(self._handle), handle_signals=False)
+        runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=0.1)
         await runner.setup()
-        await web.SockSite(runner, self._socket, shutdown_timeout=0.1).start()
+        await web.SockSite(runner, self._socket, ssl_context=self._tls).start()
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()

@@ -36,8 +36,8 @@ class Redirect(NamedTuple):
 
 
 class TimeLeft:
-    """The seconds a URL has left. Only `counting` takes from them: waiting in the queue for
-    a slot does not."""
+    """The seconds a URL has left: for DNS, robots.txt, requests and the pauses between them.
+    Waiting in the queue for a slot takes nothing."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -72,13 +72,12 @@ class Fetcher:
                 answer = await self._exchange(url, left)
             except Failed as failed:
                 pause = backoff(attempt, failed.retry_after)
-                if not failed.may_retry or attempt >= self._options.retries:
-                    raise
-                if pause >= left.seconds:
+                hopeless = not failed.may_retry or attempt >= self._options.retries
+                if hopeless or pause >= left.seconds:
                     raise
                 attempt += 1
-                async with left.counting():
-                    await asyncio.sleep(pause)
+                await asyncio.sleep(pause)
+                left.seconds -= pause
                 continue
             if isinstance(answer, Fetched):
                 return answer

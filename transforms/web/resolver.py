@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import aiodns
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import AsyncResolver
 
 from facecap.transforms.web.cache import Entry, SharedCache
 
@@ -41,7 +40,7 @@ class CachingResolver(AbstractResolver):
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._resolver = AsyncResolver(timeout=timeout_s / 2, tries=2)
+        self._dns = aiodns.DNSResolver(timeout=timeout_s / 2, tries=2)
         self._cache: SharedCache[list[ResolveResult] | _Missing] = SharedCache(
             self._load, MAX_NAMES
         )
@@ -53,20 +52,32 @@ class CachingResolver(AbstractResolver):
         answer = await self._cache.get(host)
         if isinstance(answer, _Missing):
             raise NotResolved(answer.definite)
-        return [ResolveResult(**{**result, "port": port}) for result in answer]
+        return [{**result, "port": port} for result in answer]
 
     async def _load(self, host: str) -> Entry[list[ResolveResult] | _Missing]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                found = await self._resolver.resolve(host, 0, socket.AF_UNSPEC)
+                answer = await self._dns.getaddrinfo(
+                    host, socket.AF_UNSPEC, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+                )
         except TimeoutError:
             return Entry(_Missing(definite=False), 0.0)
-        except OSError as error:
-            cause = error.__cause__
-            definite = isinstance(cause, aiodns.error.DNSError) and cause.args[0] in _NO_SUCH_NAME
+        except aiodns.error.DNSError as error:
+            definite = error.args[0] in _NO_SUCH_NAME
             return Entry(_Missing(definite), NOT_FOUND_S if definite else 0.0)
-        return Entry(found[:MAX_ADDRESSES], FOUND_S)
+        found = [
+            ResolveResult(
+                hostname=host,
+                host=node.addr[0].decode("ascii"),
+                port=0,
+                family=node.family,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for node in answer.nodes[:MAX_ADDRESSES]
+        ]
+        return Entry(found, FOUND_S) if found else Entry(_Missing(definite=True), NOT_FOUND_S)
 
     async def close(self) -> None:
         await self._cache.close()
-        await self._resolver.close()
+        await self._dns.close()

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from facecap.transforms.web.optout import reservation
+
+
+@pytest.mark.parametrize(
+    ("headers", "reserved"),
+    [
+        ([], None),
+        ([("X-Robots-Tag", "noai")], "X-Robots-Tag noai"),
+        ([("x-robots-tag", "nofollow, NoImageAI")], "X-Robots-Tag noimageai"),
+        ([("X-Robots-Tag", "noindex")], "X-Robots-Tag noindex"),
+        ([("X-Robots-Tag", "noimageindex")], "X-Robots-Tag noimageindex"),
+        ([("X-Robots-Tag", "none")], "X-Robots-Tag none"),
+        ([("X-Robots-Tag", "all"), ("X-Robots-Tag", "noai")], "X-Robots-Tag noai"),
+        ([("X-Robots-Tag", "nofollow, noarchive, noaiming")], None),
+        ([("X-Robots-Tag", "FaceCap: noai")], "X-Robots-Tag noai"),
+        ([("X-Robots-Tag", "facecap: nofollow, noai")], "X-Robots-Tag noai"),
+        ([("X-Robots-Tag", "*: noai")], "X-Robots-Tag noai"),
+        ([("X-Robots-Tag", "otherbot: noai, noindex")], None),
+        ([("X-Robots-Tag", "otherbot: noai, facecap: noindex")], "X-Robots-Tag noindex"),
+        ([("X-Robots-Tag", "noindex, otherbot: nofollow")], "X-Robots-Tag noindex"),
+        (
+            [("X-Robots-Tag", "unavailable_after: 25 Jun 2030 15:00:00 PST, noindex")],
+            "X-Robots-Tag noindex",
+        ),
+        ([("X-Robots-Tag", "max-image-preview: none")], None),
+        ([("TDM-Reservation", "1")], "TDM-Reservation"),
+        ([("tdm-reservation", " 1 ")], "TDM-Reservation"),
+        ([("TDM-Reservation", "0")], None),
+    ],
+)
+def test_reservation(headers: list[tuple[str, str]], reserved: str | None) -> None:
+    assert reservation(CIMultiDictProxy(CIMultiDict(headers)), "facecap") == reserved
