@@ -127,10 +127,10 @@ def _run(
 ) -> int:
     stopped: str | None = None
     with _run_folder(store) as folder:
-        run = worker.Run(str(folder), os.getpid(), crashed_rows)
+        run = worker.Run(str(folder), str(store.root), os.getpid(), crashed_rows)
         graph = _GraphThread(request, settings, plan, build_file, store, run)
         watch = _Watch(folder, settings.build.min_success_rate)
-        with _stderr_to(store.path(LOGS) / f"{folder.name}.log"):
+        with _terminate_is_interrupt(), _stderr_to(store.path(LOGS) / f"{folder.name}.log"):
             graph.start()
             try:
                 while graph.is_alive():
@@ -320,6 +320,23 @@ def _run_folder(store: Store) -> Iterator[Path]:
     finally:
         worker.stop()
         held.close()
+
+
+@contextlib.contextmanager
+def _terminate_is_interrupt() -> Iterator[None]:
+    """SIGTERM (a scheduler's stop) ends the build as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

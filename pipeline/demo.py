@@ -58,7 +58,7 @@ def demo(output: Path) -> int:
         shutil.rmtree(dataset)
     output.mkdir(parents=True, exist_ok=True)
     screen = Screen()
-    with _serve(_bodies()) as address:
+    with _serve(bodies()) as address:
         host = address.removeprefix("http://")
         _write_list(urls, address)
         settings = load_settings(None, [*SETTINGS, f"download.allow_private_hosts=['{host}']"])
@@ -75,21 +75,21 @@ def demo(output: Path) -> int:
     return code
 
 
-def _bodies() -> Mapping[str, bytes]:
+def bodies() -> Mapping[str, bytes]:
     """Path on the server -> body, of all that is answered with 200."""
     try:
         data = importlib.resources.files("skimage.data")
         bodies = {f"/{name}": (data / name).read_bytes() for name in PHOTOGRAPHS}
     except ModuleNotFoundError:
         raise UsageError("the demo needs scikit-image: install facecap[demo]") from None
-    group = _group_photo()
+    group = group_photo()
     bodies["/group.jpg"] = group
     bodies["/truncated.jpg"] = group[: len(group) // 2]
     bodies["/page.html"] = b"<!doctype html><title>Gone</title><p>This photo has moved."
     return bodies
 
 
-def _group_photo() -> bytes:
+def group_photo() -> bytes:
     """A photograph of six people that comes inside a package; kept in the cache."""
     kept = cache_dir() / "demo" / "group.jpg"
     if not kept.exists() or pooch.file_hash(str(kept)) != GROUP_PHOTO_SHA256:
@@ -130,7 +130,7 @@ def _serve(bodies: Mapping[str, bytes]) -> Iterator[str]:
     closing = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - http.server's name
+        def do_GET(self) -> None:
             if self.path == "/redirect.jpg":
                 self.send_response(302)
                 self.send_header("Location", "http://169.254.169.254/latest/meta-data/")
@@ -147,7 +147,7 @@ def _serve(bodies: Mapping[str, bytes]) -> Iterator[str]:
             else:
                 self.send_error(404)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:
             """Quiet: the funnel tells what happened."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -26,7 +26,10 @@ LOGS = "logs"
 PROGRESS = "_progress"
 CRASHES_FILE = f"{PROGRESS}/crashes.json"
 CRASHES_TO_DROP = 2
-_LOCK_PATIENCE_S = 10.0
+_LOCK_PATIENCE_S = 5.0
+"""Longer than the workers of a killed build outlive it, and than another's clearing takes."""
+
+_END_PATIENCE_S = 3.0
 
 
 class BuildFile(BaseModel):
@@ -128,18 +131,26 @@ def shared_lock_and_cleaning(store: Store) -> Iterator[frozenset[int]]:
             _clear_leftovers(store)
         _lock(descriptor, store.root, exclusive=False)
         yield _crashed_rows(store)
-        if _try_lock(descriptor, fcntl.LOCK_EX):
+        # Workers end a moment after the graph; a racing build may take an hour: its business.
+        if _lock_within(descriptor, fcntl.LOCK_EX, _END_PATIENCE_S):
             _clear_leftovers(store)
     finally:
         os.close(descriptor)
 
 
 def _lock(descriptor: int, root: Path, exclusive: bool) -> None:
-    deadline = time.monotonic() + (0 if exclusive else _LOCK_PATIENCE_S)
-    while not _try_lock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
+    operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    if not _lock_within(descriptor, operation, _LOCK_PATIENCE_S):
+        raise UsageError(f"{root}: another facecap command is at work here; let it end first")
+
+
+def _lock_within(descriptor: int, operation: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not _try_lock(descriptor, operation):
         if time.monotonic() >= deadline:
-            raise UsageError(f"{root}: another facecap command is at work here; let it end first")
+            return False
         time.sleep(0.05)
+    return True
 
 
 def _try_lock(descriptor: int, operation: int) -> bool:
@@ -157,9 +168,9 @@ def _clear_leftovers(store: Store) -> None:
     """
     crashes = _read_crashes(store)
     for name in store.list(PROGRESS):
-        folder = store.path(PROGRESS) / name
-        if folder.is_dir():
-            for row in worker.rows_in_flight(folder):
+        run = store.path(f"{PROGRESS}/{name}")
+        if run.is_dir():
+            for row in worker.rows_in_flight(run):
                 crashes[str(row)] = crashes.get(str(row), 0) + 1
             store.remove_tree(f"{PROGRESS}/{name}")
     if crashes:
@@ -173,8 +184,9 @@ def _clear_leftovers(store: Store) -> None:
             store.remove_tree(f"{ATTEMPTS}/{attempt}")
     for folder in (".", "commits"):
         for name in store.list(folder):
-            if name.startswith(".") and store.path(folder).joinpath(name).is_file():
-                store.path(folder).joinpath(name).unlink()
+            half_written = store.path(f"{folder}/{name}")
+            if name.startswith(".") and half_written.is_file():
+                half_written.unlink()
     for folder in (ATTEMPTS, PROGRESS):
         with contextlib.suppress(OSError):  # not there, or an unfinished commit is in it
             store.path(folder).rmdir()

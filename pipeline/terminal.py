@@ -28,6 +28,7 @@ from facecap.schemas.outcomes import Reason, Stage
 
 DECODED = Stage.DECODE
 _LINE_EVERY_S = 30.0
+_MEANINGS = {reason.value: reason.meaning for reason in Reason}
 
 FUNNEL_STEPS: tuple[tuple[str, Stage], ...] = (
     ("URLs with an address", Stage.READ),
@@ -130,11 +131,9 @@ def funnel_table(total: Counts) -> Table:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_row("URLs", str(total.rows), _share(total.rows, total.rows), "")
     for label, stage in FUNNEL_STEPS:
-        for name, rows, faces in _losses(total, stage):
-            reason = Reason(name)
-            table.add_row(
-                f"    {reason}: {reason.meaning}", _minus(rows), "", _minus(faces), style="dim"
-            )
+        for name, lost_rows, lost_faces in _losses(total, stage):
+            what = f"    {name}: {_MEANINGS[name]}"
+            table.add_row(what, _minus(lost_rows), "", _minus(lost_faces), style="dim")
         rows = total.rows_after(stage)
         faces = str(total.faces_after(stage)) if stage.order >= Stage.DETECT.order else ""
         if stage is not Stage.READ or rows != total.rows:

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from facecap.schemas.outcomes import Drop, Reason
+from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Face, Sample
 from facecap.schemas.shard import ShardSpec, face_key, sample_key
 from facecap.transforms.decode import DecodeOptions, decode
+from facecap.transforms.railway import Dropped
 
 THUMBNAIL_SIDE = 160
 CONTEXT = 0.3
@@ -32,6 +33,8 @@ class RejectSampler:
     def add(self, sample: Sample) -> None:
         """Consider a finished sample. Only what could be decoded can be shown."""
         if not self._per_reason or sample.image is None or sample.fetched is None:
+            return
+        if sample.drop is not None and sample.drop.stage.order <= Stage.DECODE.order:
             return
         spec, image = self._spec, None
         candidates: list[tuple[str, Drop, Face | None]] = []
@@ -53,7 +56,10 @@ class RejectSampler:
                 body = sample.fetched.body
                 assert body is not None  # it was decoded, so it was kept
                 scale = 1.0 if sample.faces else THUMBNAIL_SIDE / max(_size(sample))
-                image = decode(body, self._options, scale=min(1.0, scale))
+                try:
+                    image = decode(body, self._options, scale=min(1.0, scale))
+                except Dropped:
+                    return  # broken in a part that the detector's smaller scale did not need
             chosen[digest] = (key, _members(sample, drop, face, image))
             if len(chosen) > self._per_reason:
                 del chosen[max(chosen)]

@@ -27,10 +27,11 @@ _WRITE_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Run:
-    """One start of a build: its folder (None where workers share no disk with the launcher)
-    and the launcher's process id."""
+    """One start of a build: its folder (None where workers share no disk with the launcher),
+    the output folder, and the launcher's process id."""
 
     folder: str | None = None
+    output: str = "."
     launcher: int = 0
     crashed_rows: frozenset[int] = frozenset()
 
@@ -38,9 +39,13 @@ class Run:
 class Worker:
     """This process's files in the run's folder: PID.json, PID.rows and PID.crash."""
 
-    def __init__(self, folder: Path, launcher: int) -> None:
+    def __init__(self, run: Run, folder: Path) -> None:
         self.folder = folder
-        self._in_launcher = launcher == os.getpid()
+        self._in_launcher = run.launcher == os.getpid()
+        # A worker holds the output folder, too: until the last one of a killed build is gone,
+        # nobody may clear away the attempt that it is about to commit.
+        self._output = os.open(run.output, os.O_RDONLY)
+        fcntl.flock(self._output, fcntl.LOCK_SH | fcntl.LOCK_NB)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(("rows", "decoded", "faces", "kept"), 0)
@@ -88,6 +93,7 @@ class Worker:
         self._crash_file.close()
         self._rows.close()
         self._rows_file.close()
+        os.close(self._output)
 
     def write(self) -> None:
         with self._lock:
@@ -112,7 +118,16 @@ def start(run: Run) -> None:
     with _start_lock:
         folder = Path(run.folder)
         if _worker is None or _worker.folder != folder:
-            _worker = Worker(folder)
+            _worker = Worker(run, folder)
+
+
+def stop() -> None:
+    """Stop reporting in this process: for a launcher that was its own worker."""
+    global _worker
+    with _start_lock:
+        if _worker is not None:
+            _worker.stop()
+            _worker = None
 
 
 def mark(row: int | None) -> None:

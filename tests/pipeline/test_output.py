@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from facecap.pipeline import output
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.output import BuildFile, claim, lock, shared_lock_and_cleaning
@@ -67,6 +68,12 @@ def test_a_damaged_build_file_is_named(tmp_path: Path, data: bytes) -> None:
         claim(Store(tmp_path), BUILD)
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_LOCK_PATIENCE_S", 0.2)
+    monkeypatch.setattr(output, "_END_PATIENCE_S", 0.2)
+
+
 def test_builds_share_and_every_other_command_is_exclusive(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with shared_lock_and_cleaning(store), shared_lock_and_cleaning(store):
@@ -76,10 +83,7 @@ def test_builds_share_and_every_other_command_is_exclusive(tmp_path: Path) -> No
         pass
 
 
-def test_a_build_waits_no_longer_than_its_patience(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(output, "_LOCK_PATIENCE_S", 0.2)
+def test_a_build_waits_no_longer_than_its_patience(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with lock(store, exclusive=True):
         with pytest.raises(UsageError, match="at work here"), shared_lock_and_cleaning(store):
@@ -92,9 +96,7 @@ def test_leftovers_are_cleared_but_an_unfinished_commit_is_kept(tmp_path: Path) 
     for name in ("000000-dead/tar", "000001-won/tar", "000001-lost/tar", "garbage/x"):
         with store.write(f"_attempts/{name}") as file:
             file.write(b"x")
-    record = CommitRecord(
-        shard=1, attempt="000001-won", fingerprint="f", files={}, counts=Counts()
-    )
+    record = CommitRecord(shard=1, attempt="000001-won", fingerprint="f", files={}, counts=Counts())
     store.create(commit_file(1), record.to_json())
     store.path("commits/.000000.json.abc").write_bytes(b"half")
     with shared_lock_and_cleaning(store):

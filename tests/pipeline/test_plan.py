@@ -7,12 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from facecap.pipeline import plan as planning
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.plan import find_sources, make_plan, read_footers, shard_specs
 from facecap.transforms.read_rows import InputOptions
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def parquet(path: Path, **columns: list[object]) -> str:

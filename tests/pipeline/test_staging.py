@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from facecap.pipeline import staging
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.plan import find_sources

@@ -1,0 +1,56 @@
+"""The graph's shape: one straight line, one fused stage, one environment, small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.runners.portability.fn_api_runner import translations
+
+from facecap.pipeline.graph import add_graph
+from facecap.pipeline.output import BuildFile
+from facecap.pipeline.plan import ParquetFile, Plan
+from facecap.pipeline.settings import Settings, content_settings, resolve_models
+from facecap.transforms.read_rows import Columns
+from facecap.transforms.worker import Run
+
+
+def web_scale_pipeline() -> beam.Pipeline:
+    settings, _ = resolve_models(Settings())
+    files = tuple(ParquetFile(f"/data/{n}.parquet", 12_500_000, pa.schema([])) for n in range(4))
+    plan = Plan(files, Columns(url="url"), pa.schema([]), 50_000_000, 10_000)
+    build = BuildFile(
+        fingerprint="f" * 64,
+        rows_per_shard=10_000,
+        shards=plan.shards,
+        settings=content_settings(settings),
+        models={},
+        input={},
+    )
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    add_graph(pipeline, plan.specs(), settings, plan, build, str(Path("out")), Run())
+    return pipeline
+
+
+def test_all_image_bytes_stay_in_one_fused_stage() -> None:
+    proto = web_scale_pipeline().to_runner_api()
+    _, stages = translations.create_and_optimize_stages(
+        proto,
+        phases=translations.standard_optimize_phases(),
+        known_runner_urns=frozenset(),
+    )
+    names = ("ReadRows", "Download", "Detect", "Crop", "ClassifyAttributes", "ComposeCaption")
+    line = {
+        name: [s for s in stages if any(t.unique_name.split("/")[0] == name for t in s.transforms)]
+        for name in (*names, "WriteShard")
+    }
+    assert all(len(found) == 1 for found in line.values()), line
+    (stage,) = {id(found[0]): found[0] for found in line.values()}.values()
+    kinds = {t.spec.urn for t in stage.transforms}
+    assert "beam:transform:group_by_key:v1" not in kinds
+    assert len(proto.components.environments) == 1
+
+
+def test_the_graph_of_fifty_million_urls_is_under_a_megabyte() -> None:
+    assert len(web_scale_pipeline().to_runner_api().SerializeToString()) < 1_000_000
