@@ -25,14 +25,15 @@ ARCFACE_TEMPLATE: FivePoints = (
 """The 112 x 112 template of ArcFace (insightface, `insightface/utils/face_align.py`)."""
 
 MEAN_FACE_IN_BOX: FivePoints = (
-    (0.31, 0.38),
-    (0.69, 0.38),
-    (0.50, 0.58),
-    (0.35, 0.77),
-    (0.65, 0.77),
+    (0.27, 0.40),
+    (0.73, 0.40),
+    (0.50, 0.59),
+    (0.29, 0.74),
+    (0.71, 0.74),
 )
-"""Where the five points of a frontal face lie in a detector's box, as fractions of its sides:
-the placement of last resort, for landmarks that determine no alignment."""
+"""Where the five points of a frontal face lie in a detector's box, as fractions of its sides
+(medians over 105 upright, frontal faces that SCRFD found in photographs, made symmetric): the
+placement of last resort, for landmarks that determine no alignment."""
 
 MIN_SPREAD = 0.02
 """Landmarks whose root mean square distance from their mean is under this share of the box's

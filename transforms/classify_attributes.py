@@ -14,12 +14,12 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 from pydantic import field_validator, model_validator
 
 from facecap.schemas.attributes import ATTRIBUTES
-from facecap.schemas.options import Options, content
+from facecap.schemas.options import Options, content, run
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Face, Point, Sample, SampleBatch
 from facecap.transforms import railway
 from facecap.transforms.align import Alignment
-from facecap.transforms.models import ModelError, locate, onnx_session
+from facecap.transforms.models import PROVIDERS, REGISTRY, ModelError, locate, onnx_session
 
 CELEBA_ALIGNMENT = Alignment(
     template=((34.8, 56.0), (54.1, 56.0), (44.2, 67.8), (36.3, 76.2), (52.6, 76.2)),
@@ -39,9 +39,9 @@ class AttributesOptions(Options):
     """The attribute classifier, and when a label and a face are kept."""
 
     model: str = content("celeba40", "registered attribute classifier")
-    model_path: str | None = content(
-        None,
-        "ONNX file used instead of the registered one: RGB [n,3,height,width] in, [n,labels] out",
+    # Its place is no content; its sha256 enters the fingerprint.
+    model_path: str | None = run(
+        None, "ONNX file used instead: RGB [n,3,height,width] in, [n,labels] out"
     )
     labels: tuple[str, ...] | None = content(
         None, "names of the model's outputs, in order; null: the 40 of CelebA"
@@ -67,12 +67,27 @@ class AttributesOptions(Options):
     height: int | None = content(
         None, "height of the model's input, in pixels; null: 109", ge=16, le=1024
     )
-    provider: str = content("cpu", "where the model runs: cpu or cuda")
+    provider: str = content("cpu", f"where the model runs: {', '.join(PROVIDERS)}")
     min_probability: float = content(
         0.85, "a label is kept when its probability is over this", ge=0, lt=1
     )
     min_labels: int = content(6, "a face is kept when it has at least this many labels", ge=0)
     rule: Literal["fixed"] = content("fixed", "fixed: one min_probability for every attribute")
+
+    @field_validator("model")
+    @classmethod
+    def _model_is_known(cls, name: str) -> str:
+        known = [entry.name for entry in REGISTRY.values() if entry.kind == "attributes"]
+        if name not in known:
+            raise ValueError(f"unknown attribute classifier, choose one of {', '.join(known)}")
+        return name
+
+    @field_validator("provider")
+    @classmethod
+    def _provider_is_known(cls, name: str) -> str:
+        if name not in PROVIDERS:
+            raise ValueError(f"unknown provider, choose one of {', '.join(PROVIDERS)}")
+        return name
 
     @field_validator("labels")
     @classmethod

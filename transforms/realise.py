@@ -18,6 +18,9 @@ MAX_LIST = {"clause": 2, "sentence": 1, "wears": 4}
 """Phrases of one kind in one list ("A, B, and C"); 3 of any other."""
 
 
+MAX_SENTENCES = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Phrases of one kind, said in one list."""
@@ -57,7 +60,17 @@ def seeded(seed: int, key: str) -> random.Random:
 
 
 def plan(labels: tuple[str, ...], grammar: Grammar, rng: random.Random) -> Plan:
-    """The parts of a caption over `labels`, in the order of their sentences."""
+    """The parts of a caption over `labels`, in the order of their sentences: at most MAX_SENTENCES
+    of them, unless there are very many labels."""
+    drawn = _plan(labels, grammar, rng)
+    for _ in range(7):
+        if len(drawn) <= MAX_SENTENCES:
+            break
+        drawn = min(drawn, _plan(labels, grammar, rng), key=len)
+    return drawn
+
+
+def _plan(labels: tuple[str, ...], grammar: Grammar, rng: random.Random) -> Plan:
     sentences: Plan = [(part,) for part in _parts(labels, grammar, rng)]
     target = _sentence_count(len(labels), rng)
     while len(sentences) > target:

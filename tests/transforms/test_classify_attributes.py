@@ -165,6 +165,8 @@ def test_settings_are_checked() -> None:
         {"width": 89},
         {"min_probability": 1},
         {"rule": "none"},
+        {"model": "mtcnn"},
+        {"provider": "tpu"},
     ):
         with pytest.raises(ValidationError):
             AttributesOptions(**bad)
