@@ -339,6 +339,31 @@ def test_bodies_in_memory_stay_within_budget(server: ImageServer) -> None:
     dofn.teardown()
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_body_over_budget_never_locks_up(server: ImageServer, concurrency: int) -> None:
+    """Neither what waits for a batch to fill nor a second instance may keep the gate shut."""
+    options = make_options(server, prefetch_bytes=1, concurrency=concurrency)
+    first = DownloadDoFn(options, 4)
+    second = pickle.loads(pickle.dumps(first))
+    first = pickle.loads(pickle.dumps(first))
+    got: list[SampleBatch] = []
+
+    def work(dofn: DownloadDoFn, shard: int) -> None:
+        dofn.setup()
+        got.extend(run_bundle(dofn, [make_batch(server, ["/big"] * 11, shard)]))
+        dofn.teardown()
+
+    threads = [
+        threading.Thread(target=work, args=(dofn, shard), daemon=True)
+        for shard, dofn in enumerate((first, second))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert rows(got) == [*range(11), *range(1000, 1011)]
+
+
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counts entries, nothing more
 

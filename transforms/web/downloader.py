@@ -125,9 +125,7 @@ class Engine:
         if task.cancelled():
             return
         done, failure = railway.settle(sample, Stage.DOWNLOAD, lambda _: task.result())
-        finished = Finished(shard, done, failure)
-        self.gate.deliver(finished.size)
-        desk.done.put(finished)
+        desk.done.put(Finished(shard, done, failure))
 
 
 class Desk:

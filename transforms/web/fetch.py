@@ -98,9 +98,13 @@ class Fetcher:
                 async with left.counting():
                     if self._options.respect_robots:
                         await self._robots.check(url)
-                    return await self._get(url, hop)
+                    answer = await self._get(url, hop)
             except TimeoutError as error:
                 raise Failed(Reason.TIMEOUT, http_status=hop.status, may_retry=False) from error
+            if isinstance(answer, Fetched) and answer.body:
+                # Before the slot is free: the next one in must see these bytes.
+                self._gate.deliver(len(answer.body))
+            return answer
 
     async def _get(self, url: URL, hop: Hop) -> Fetched | Redirect:
         async with self._client.get(url, hop) as response:

@@ -10,7 +10,7 @@ import pytest
 
 from facecap.schemas.outcomes import Reason
 from facecap.transforms.web.robots import MAX_BYTES, parse_rules
-from tests.servers import ImageServer, Route
+from tests.servers import Answer, ImageServer, Route
 from tests.transforms.web.test_fetch import fetch_all, options, outcome
 
 NO_A = b"User-agent: *\nDisallow: /a\n"
@@ -55,7 +55,7 @@ def robots_requests(server: ImageServer) -> int:
     ],
 )
 def test_what_robots_txt_says(robots: Route, expected: Any) -> None:
-    routes = {"/robots.txt": robots, "/a.jpg": b"body", "/moved-robots": NO_A}
+    routes: dict[str, Answer] = {"/robots.txt": robots, "/a.jpg": b"body", "/moved-robots": NO_A}
     with ImageServer(routes) as server:
         assert reasons(server, "/a.jpg", timeout_s=2.0) == [expected]
         assert ("/a.jpg" in server.paths()) == (expected == 200)
@@ -69,7 +69,7 @@ def test_it_can_be_switched_off_with_the_headers() -> None:
 
 
 def test_it_is_asked_once_per_host_and_by_waiters_together() -> None:
-    routes = {"/robots.txt": Route(NO_A, delay=0.2), "/b.jpg": b"body"}
+    routes: dict[str, Answer] = {"/robots.txt": Route(NO_A, delay=0.2), "/b.jpg": b"body"}
     with ImageServer(routes) as server:
         assert reasons(server, *["/b.jpg"] * 40) == [200] * 40
         assert robots_requests(server) == 1
@@ -83,7 +83,11 @@ def test_a_failing_one_is_tried_twice_and_remembered() -> None:
 
 
 def test_a_flaky_one_gets_better() -> None:
-    routes = {"/robots.txt": [Route(status=503), Route(NO_A)], "/a": b"x", "/b": b"x"}
+    routes: dict[str, Answer] = {
+        "/robots.txt": [Route(status=503), Route(NO_A)],
+        "/a": b"x",
+        "/b": b"x",
+    }
     with ImageServer(routes) as server:
         assert reasons(server, "/a", "/b", retries=1) == [Reason.ROBOTS_DISALLOWED, 200]
 
