@@ -50,7 +50,7 @@ def add_graph(
         | "Detect" >> Detect(settings.detect, settings.decode, settings.crop.min_side)
         | "Crop" >> make_crop(settings)
         | "ClassifyAttributes" >> ClassifyAttributes(settings.attributes)
-        | "ComposeCaption" >> ComposeCaption(settings.caption)
+        | "ComposeCaption" >> ComposeCaption(settings.caption, settings.attributes.label_names)
         | "WriteShard" >> WriteShard(write)
     )
     return (

@@ -247,9 +247,9 @@ def test_duckdb_reads_the_parquet(dataset: Path) -> None:
 
     sql = f"""
         SELECT count(*), count(DISTINCT key),
-               (SELECT sum(len(list_filter(faces, f -> f.outcome = 'kept')))
+               (SELECT sum(len(list_filter(faces, lambda f: f.outcome = 'kept')))
                 FROM '{dataset}/ledger/*.parquet')
         FROM '{dataset}/metadata/*.parquet'
     """
-    rows, keys, kept = duckdb.sql(sql).fetchone()
+    rows, keys, kept = duckdb.connect().execute(sql).fetchone()
     assert rows == keys == kept >= 7

@@ -15,6 +15,8 @@ from facecap.pipeline.settings import Settings, content_settings, resolve_models
 from facecap.transforms.read_rows import Columns
 from facecap.transforms.worker import Run
 
+GROUP_BY_KEY = "beam:transform:group_by_key:v1"
+
 
 def web_scale_pipeline() -> beam.Pipeline:
     settings, _ = resolve_models(Settings())
@@ -38,7 +40,7 @@ def test_all_image_bytes_stay_in_one_fused_stage() -> None:
     _, stages = translations.create_and_optimize_stages(
         proto,
         phases=translations.standard_optimize_phases(),
-        known_runner_urns=frozenset(),
+        known_runner_urns=frozenset([GROUP_BY_KEY]),
     )
     names = ("ReadRows", "Download", "Detect", "Crop", "ClassifyAttributes", "ComposeCaption")
     line = {
@@ -47,8 +49,7 @@ def test_all_image_bytes_stay_in_one_fused_stage() -> None:
     }
     assert all(len(found) == 1 for found in line.values()), line
     (stage,) = {id(found[0]): found[0] for found in line.values()}.values()
-    kinds = {t.spec.urn for t in stage.transforms}
-    assert "beam:transform:group_by_key:v1" not in kinds
+    assert GROUP_BY_KEY not in {t.spec.urn for t in stage.transforms}
     assert len(proto.components.environments) == 1
 
 
