@@ -76,7 +76,7 @@ class Reason(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels", False, "the header claims more than decode.max_pixels"
     DECODE_CRASHED = "decode_crashed", False, "the row crashed the process natively twice"
     # detect
-    NO_FACE = "no_face", False, "the detector found no face"
+    NO_FACE = "no_face", False, "no face was found at the scale that crop.min_side needs"
     # crop
     TOO_SMALL = "too_small", False, "the face's short side is under crop.min_side"
     LOW_SCORE = "low_score", False, "the detection score is under crop.min_score"
