@@ -1,13 +1,15 @@
 """Records what the peers find on photographs, for the tests of our detectors.
 
-Run in an environment of its own (the peers' pins cannot be met beside ours):
+Run in an environment of its own (the peers' pins cannot be met beside ours), once with
+facenet-pytorch 2.6.0 and once with insightface 2.1:
 
-    python record.py mtcnn  PHOTOS > mtcnn.json           # facenet-pytorch==2.6.0
-    python record.py scrfd  PHOTOS MODEL.onnx > scrfd.json  # insightface
+    python record.py mtcnn PHOTOS ASTRONAUT > mtcnn.json
+    python record.py scrfd PHOTOS ASTRONAUT scrfd_2.5g.onnx > scrfd_2.5g.json
 
-PHOTOS is the folder of test photographs. An image enters as Pillow's RGB, upright, shrunk by
-whole-numbered block means until its long side is under 1,000 pixels, so that both sides can
-make the same array; its sha256 is recorded, and the tests check it.
+PHOTOS is the folder of test photographs, ASTRONAUT a folder with scikit-image's astronaut.png
+alone; the model's input size must be free, or insightface resizes to its own. An image enters
+as Pillow's RGB, upright, shrunk by whole-numbered block means until its long side is at most
+1,000 pixels, so that both sides can make the same array; its sha256 is recorded and tested.
 """
 
 from __future__ import annotations
@@ -70,11 +72,14 @@ def scrfd(model):
 
 
 def main() -> None:
-    kind, photos, *model = sys.argv[1:]
+    kind, photos, astronaut, *model = sys.argv[1:]
     detect = {"mtcnn": mtcnn, "scrfd": scrfd}[kind](*model)
     record = {}
-    folder = Path(photos)
-    for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES):
+    folders = [Path(photos), Path(astronaut)]
+    files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*"))]
+    for folder, file in files:
+        if file.suffix.lower() not in SUFFIXES:
+            continue
         rgb = load(file)
         boxes, scores, landmarks = detect(rgb)
         record[file.relative_to(folder).as_posix()] = {

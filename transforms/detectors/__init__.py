@@ -23,7 +23,7 @@ class DetectorType:
 
 
 DETECTORS: dict[str, DetectorType] = {
-    "mtcnn": DetectorType(Mtcnn, min_face=48, min_score=0.98),
+    "mtcnn": DetectorType(Mtcnn, min_face=40, min_score=0.98),
     "scrfd-10g": DetectorType(Scrfd, min_face=32, min_score=0.65),
     "scrfd-2.5g": DetectorType(Scrfd, min_face=32, min_score=0.65),
     "scrfd-500m": DetectorType(Scrfd, min_face=32, min_score=0.65),

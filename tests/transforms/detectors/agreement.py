@@ -1,0 +1,48 @@
+"""Compares a detector with what its peer found on the same pixels."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from facecap.transforms.detectors import Detector
+
+
+@dataclass
+class Agreement:
+    """Counts of the peer's faces, those of them found alike, and faces only we found."""
+
+    faces: int = 0
+    alike: int = 0
+    extra: int = 0
+
+    def add(self, found, expected) -> None:
+        theirs = np.array(expected["boxes"], np.float64).reshape(-1, 4)
+        self.faces += len(theirs)
+        free = set(range(len(found)))
+        for box, score, points in zip(
+            theirs, expected["scores"], expected["landmarks"], strict=True
+        ):
+            for i in free:
+                side = min(box[2] - box[0], box[3] - box[1])
+                off = np.abs(found.landmarks[i] - np.array(points)).max()
+                alike = iou(found.boxes[i], box) > 0.9 and abs(found.scores[i] - score) < 0.01
+                if alike and off < 0.02 * side + 0.5:
+                    self.alike += 1
+                    free.remove(i)
+                    break
+        self.extra += max(0, len(found) - len(theirs))
+
+
+def iou(a, b) -> float:
+    w = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    h = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return w * h / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h)
+
+
+def compare(detector: Detector, images: dict[str, np.ndarray], record: dict) -> Agreement:
+    agreement = Agreement()
+    for name, rgb in images.items():
+        assert hashlib.sha256(rgb.tobytes()).hexdigest() == record[name]["sha256"], name
+        agreement.add(detector.detect(rgb), record[name])
+    return agreement

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from facecap.transforms import models
+from facecap.transforms.detectors.mtcnn import Mtcnn, _bins, _resize
+from facecap.transforms.detectors.mtcnn_weights import build_onnx
+from tests.oracles.record import MIN_FACE
+from tests.transforms.detectors.agreement import compare
+from tests.transforms.detectors.conftest import oracle_image, recorded
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, mtcnn_weights_made) -> Mtcnn:
+    """An MTCNN of random weights, whose boxes go anywhere."""
+    path = tmp_path_factory.mktemp("model") / "mtcnn.onnx"
+    path.write_bytes(build_onnx(mtcnn_weights_made))
+    return Mtcnn(path, "cpu", 20)
+
+
+@pytest.fixture(scope="module")
+def fetched() -> Mtcnn:
+    try:
+        return Mtcnn(models.locate("mtcnn"), "cpu", MIN_FACE)
+    except models.ModelError as error:
+        pytest.skip(str(error))
+
+
+def test_area_interpolation_is_the_mean_of_each_bin():
+    rgb = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+    import cv2
+
+    sums = cv2.integral(rgb, sdepth=cv2.CV_64F)
+    for size in ((11, 12), (37, 53), (50, 60)):
+        out = _resize(sums, size)[0] * 128 + 127.5
+        (top, bottom), (left, right) = _bins(37, size[0]), _bins(53, size[1])
+        for y, x in ((0, 0), (5, 7), (size[0] - 1, size[1] - 1)):
+            mean = rgb[top[y] : bottom[y], left[x] : right[x]].mean(axis=(0, 1))
+            assert out[:, y, x] == pytest.approx(mean, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 300), (19, 19), (20, 20), (64, 48), (120, 160)])
+def test_any_image_can_be_looked_at(made, shape):
+    rgb = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    found = made.detect(rgb)
+    assert found.boxes.shape == (len(found), 4) and found.boxes.dtype == np.float32
+    assert found.scores.shape == (len(found),) and (found.scores > 0.7).all()
+    assert found.landmarks.shape == (len(found), 5, 2)
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path, made):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x00" * 100)
+    with pytest.raises(models.ModelError, match=r"is not an ONNX model|no converted MTCNN"):
+        Mtcnn(path, "cpu", 20)
+
+
+def test_agrees_with_facenet_pytorch_on_the_astronaut(fetched):
+    image = oracle_image(None, "astronaut.png")
+    agreement = compare(fetched, {"astronaut.png": image}, recorded("mtcnn.json"))
+    assert (agreement.faces, agreement.alike, agreement.extra) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.long)])
+def test_agrees_with_facenet_pytorch(fetched, test_data, step):
+    record = recorded("mtcnn.json")
+    images = {name: oracle_image(test_data / "photos", name) for name in list(record)[::step]}
+    agreement = compare(fetched, images, record)
+    assert agreement.faces > 150 // step - 10
+    assert agreement.alike >= 0.99 * agreement.faces
+    assert agreement.extra <= 0.01 * agreement.faces
+
+
+def test_finds_no_face_smaller_than_asked(fetched):
+    rgb = oracle_image(None, "astronaut.png")  # a face of 88 x 111 pixels
+    path = models.locate("mtcnn")
+    assert len(Mtcnn(path, "cpu", 60).detect(rgb)) == 1
+    assert len(Mtcnn(path, "cpu", 300).detect(rgb)) == 0
+
+
+def test_detecting_depends_on_nothing_before_it(fetched):
+    rgb = oracle_image(None, "astronaut.png")
+    first = fetched.detect(rgb)
+    fetched.detect(np.ascontiguousarray(rgb[::-1, ::3]))
+    again = fetched.detect(rgb)
+    assert np.array_equal(first.boxes, again.boxes) and np.array_equal(first.scores, again.scores)
+    assert np.array_equal(first.landmarks, again.landmarks)

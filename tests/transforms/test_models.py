@@ -1,0 +1,261 @@
+import hashlib
+import io
+import stat
+import threading
+import zipfile
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from facecap.transforms import models
+from facecap.transforms.models import REGISTRY, ModelError, fetch, locate, onnx_session
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("FACECAP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def small_model() -> bytes:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "relu",
+        [value("x", TensorProto.FLOAT, ["n", 4])],
+        [value("y", TensorProto.FLOAT, ["n", 4])],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    return helper.make_model(graph, ir_version=8, opset_imports=opset).SerializeToString()
+
+
+def register(monkeypatch, data: bytes, source: str) -> None:
+    """A model of our own in the registry, under the name `own`."""
+    entry = replace(
+        REGISTRY["scrfd-10g"],
+        name="own",
+        file="own.onnx",
+        source=source,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+    )
+    monkeypatch.setitem(REGISTRY, "own", entry)
+
+
+@pytest.fixture
+def serve():
+    """Serves one body on loopback; returns a function body -> URL."""
+    servers = []
+
+    def start(body: bytes, status: int = 200) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_) -> None: ...
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/pack.zip"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def pack(**members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def test_every_entry_says_where_from_and_under_which_licence():
+    for name, entry in REGISTRY.items():
+        assert entry.name == name and entry.source and entry.licence and entry.note
+        assert entry.bundled or (len(entry.sha256) == 64 and entry.size > 100_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("mtcnn", "run: facecap models fetch mtcnn"),
+        ("scrfd-10g", "run: facecap models fetch scrfd-10g"),
+        ("scrfd-500m", "set detect.model_path"),
+    ],
+)
+def test_a_missing_model_names_the_remedy(cache, name, remedy):
+    with pytest.raises(ModelError, match=remedy):
+        locate(name)
+
+
+def test_an_unknown_model_names_the_known_ones(cache):
+    with pytest.raises(ModelError, match=r"unknown model 'yolo': choose one of .*mtcnn"):
+        locate("yolo")
+    with pytest.raises(ModelError, match="unknown model"):
+        fetch("yolo")
+
+
+def test_a_given_path_is_used_as_it_is(cache, tmp_path):
+    file = tmp_path / "mine.onnx"
+    file.write_bytes(b"anything")
+    assert locate("scrfd-10g", str(file)) == file
+    assert models.model_hash(file) == hashlib.sha256(b"anything").hexdigest()
+    with pytest.raises(ModelError, match=r"detect\.model_path: .* is not a file"):
+        locate("scrfd-10g", str(tmp_path))
+    with pytest.raises(ModelError, match=r"attributes\.model_path: .* is not a file"):
+        locate("celeba40", str(tmp_path / "none"))
+
+
+def test_a_damaged_file_is_noticed(cache, monkeypatch):
+    register(monkeypatch, small_model(), "a person")
+    cache.mkdir()
+    (cache / "own.onnx").write_bytes(small_model())
+    assert locate("own") == fetch("own") == cache / "own.onnx"
+    (cache / "own.onnx").write_bytes(small_model() + b"x")
+    with pytest.raises(ModelError, match="is damaged: delete it"):
+        locate("own")
+
+
+def test_fetches_a_member_of_an_archive(cache, monkeypatch, serve):
+    url = serve(pack(**{"own.onnx": small_model(), "other.onnx": b"x"}))
+    register(monkeypatch, small_model(), f"{url}#own.onnx")
+    file = fetch("own")
+    assert file.read_bytes() == small_model() and locate("own") == file
+    assert [p.name for p in cache.iterdir()] == ["own.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (pack(**{"own.onnx": b"x" + small_model()[1:]}), 200, "sha256 differs"),
+        (pack(**{"own.onnx": small_model() + b"x"}), 200, "has another size"),
+        (pack(other=b"x"), 200, "no usable own.onnx"),
+        (b"<html>not a zip</html>", 200, "no usable own.onnx"),
+        (b"", 404, "could not be fetched: 404"),
+    ],
+)
+def test_a_bad_archive_leaves_nothing_behind(cache, monkeypatch, serve, body, status, message):
+    register(monkeypatch, small_model(), f"{serve(body, status)}#own.onnx")
+    with pytest.raises(ModelError, match=message) as error:
+        fetch("own")
+    assert "\n" not in str(error.value)
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_what_cannot_be_fetched_says_so(cache):
+    with pytest.raises(ModelError, match=r"scrfd-500m cannot be fetched: .*detect\.model_path"):
+        fetch("scrfd-500m")
+
+
+def fake_client(folder: Path, script: str) -> None:
+    """A `uv` that does what `script` says with the target folder in $target."""
+    folder.mkdir()
+    client = folder / "uv"
+    client.write_text(
+        '#!/bin/sh\nwhile [ $# -gt 0 ]; do [ "$1" = --target ] && target=$2; shift; done\n' + script
+    )
+    client.chmod(client.stat().st_mode | stat.S_IXUSR)
+
+
+def without_pip(monkeypatch, folder: Path) -> None:
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+
+
+def test_mtcnn_of_other_weights_is_refused(cache, tmp_path, monkeypatch):
+    fake_client(
+        tmp_path / "bin",
+        "mkdir -p $target/facenet_pytorch/data\n"
+        "for n in pnet rnet onet; do echo evil > $target/facenet_pytorch/data/$n.pt; done\n",
+    )
+    without_pip(monkeypatch, tmp_path / "bin")
+    with pytest.raises(ModelError, match=r"pnet\.pt in facenet-pytorch==2\.6\.0 is not the known"):
+        fetch("mtcnn")
+    assert not cache.exists()
+
+
+def test_a_failing_package_client_is_quoted(cache, tmp_path, monkeypatch):
+    fake_client(tmp_path / "bin", "echo 'error: no route to the index' >&2; exit 1\n")
+    without_pip(monkeypatch, tmp_path / "bin")
+    with pytest.raises(ModelError, match="could not be fetched: error: no route to the index"):
+        fetch("mtcnn")
+
+
+def test_without_a_package_client(cache, tmp_path, monkeypatch):
+    without_pip(monkeypatch, tmp_path)
+    monkeypatch.setattr(models.shutil, "which", lambda name: None)
+    with pytest.raises(ModelError, match="neither uv nor pip"):
+        fetch("mtcnn")
+
+
+def test_a_session_runs_on_one_thread_of_the_provider_asked_for():
+    session = onnx_session(small_model(), "cpu")
+    options = session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    (y,) = session.run(None, {"x": np.array([[-1, 0, 1, 2]], np.float32)})
+    assert y.tolist() == [[0, 0, 1, 2]]
+
+
+def test_a_provider_that_is_missing_is_an_error():
+    with pytest.raises(ModelError, match="unknown provider 'tpu': choose one of cpu, cuda"):
+        onnx_session(small_model(), "tpu")
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("CUDA is there")
+    with pytest.raises(ModelError, match="provider cuda is not there: install onnxruntime-gpu"):
+        onnx_session(small_model(), "cuda")
+
+
+def test_a_provider_that_falls_back_is_an_error(monkeypatch):
+    """onnxruntime's GPU build on a host without a GPU: listed, but the session runs on the CPU."""
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: available)
+    with pytest.raises(ModelError, match="cuda"):
+        onnx_session(small_model(), "cuda")
+
+
+def test_a_model_that_cannot_run_is_one_line(tmp_path, capfd):
+    bad = onnx.load_from_string(small_model())
+    bad.graph.node[0].op_type = "NoSuchOperator"
+    file = tmp_path / "bad.onnx"
+    for data in (b"", b"junk", bad.SerializeToString(), small_model()[:-20]):
+        file.write_bytes(data)
+        with pytest.raises(ModelError, match=r"bad\.onnx cannot be run: ") as error:
+            onnx_session(file)
+        assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_model_is_an_error_or_a_model(data):
+    body = bytearray(small_model())
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        onnx_session(bytes(body))
+    except ModelError as error:
+        assert len(str(error)) < 400 and "\n" not in str(error)
+
+
+def test_the_fetched_mtcnn_is_the_known_one():
+    try:
+        file = locate("mtcnn")
+    except ModelError as error:
+        pytest.skip(str(error))
+    assert file.stat().st_size == REGISTRY["mtcnn"].size
