@@ -184,7 +184,7 @@ def _faces(dataset: Path) -> list[tuple[bytes, str, str]]:
 def contact_sheet(faces: list[tuple[bytes, str]], side: int = 220, columns: int = 3) -> Image.Image:
     """A picture of crops (JPEG bytes), each with its caption below."""
     font = ImageFont.load_default(14)
-    text_height, gap = 110, 12
+    text_height, gap = 90, 12
     columns = min(columns, len(faces))
     rows = -(-len(faces) // columns)
     cell = (side + gap, side + text_height + gap)
