@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -28,10 +30,12 @@ from facecap.pipeline.errors import (
 from facecap.pipeline.graph import add_graph
 from facecap.pipeline.manifest import read_failures, read_records
 from facecap.pipeline.output import (
+    CRASHES_TO_DROP,
     LOGS,
     PROGRESS,
     BuildFile,
     claim,
+    read_crashes,
     shared_lock_and_cleaning,
 )
 from facecap.pipeline.plan import Plan, describe_sources, find_sources, make_plan, read_footers
@@ -74,6 +78,7 @@ def build(request: BuildRequest, screen: terminal.Screen) -> int:
     Raises UsageError on bad settings or input before anything is written to a foreign folder,
     BuildFailed when the graph could not finish; committed shards stay in either case.
     """
+    beam_options = local_options(request.workers, request.beam_options)
     settings, models = resolve_models(request.settings)
     sources = find_sources(request.input)
     store = _open_output(request.output)
@@ -101,8 +106,19 @@ def build(request: BuildRequest, screen: terminal.Screen) -> int:
         claim(store, wanted)
         done = Counts.total(r.counts for r in read_records(store, wanted).values())
         screen.start(plan.rows, done)
-        code = _run(request, settings, plan, wanted, store, crashed_rows, done, screen)
-    return code
+        if done.rows < plan.rows:
+            for row, times in sorted(read_crashes(store).items()):
+                screen.say(f"row {row} crashed a worker in native code: {_next_step(times)}")
+        try:
+            return _run(beam_options, settings, plan, wanted, store, crashed_rows, done, screen)
+        finally:
+            screen.stop()
+
+
+def _next_step(crashes: int) -> str:
+    if crashes < CRASHES_TO_DROP:
+        return "it is tried once more"
+    return "it did so twice and is left out as decode_crashed"
 
 
 def _open_output(path: Path) -> Store:
@@ -116,7 +132,7 @@ def _open_output(path: Path) -> Store:
 
 
 def _run(
-    request: BuildRequest,
+    beam_options: PipelineOptions,
     settings: Settings,
     plan: Plan,
     build_file: BuildFile,
@@ -128,7 +144,7 @@ def _run(
     stopped: str | None = None
     with _run_folder(store) as folder:
         run = worker.Run(str(folder), str(store.root), os.getpid(), crashed_rows)
-        graph = _GraphThread(request, settings, plan, build_file, store, run)
+        graph = _GraphThread(beam_options, settings, plan, build_file, store, run)
         watch = _Watch(folder, settings.build.min_success_rate)
         with _terminate_is_interrupt(), _stderr_to(store.path(LOGS) / f"{folder.name}.log"):
             graph.start()
@@ -142,12 +158,6 @@ def _run(
                 stopped = "interrupted"
             except SuccessRateTooLow as low:
                 stopped = str(low)
-            except BuildFailed:
-                screen.stop()
-                graph.abandon()
-                raise
-            if stopped:
-                graph.abandon()
         if stopped is None:
             screen.update(watch.look(), done)
     screen.stop()
@@ -213,11 +223,16 @@ def _too_low(attempted: int, succeeded: int, minimum: float) -> str | None:
 
 
 class _GraphThread(threading.Thread):
-    """Runs the graph beside the main thread, which keeps the terminal and Ctrl-C."""
+    """Runs the graph beside the main thread, which keeps the terminal and Ctrl-C.
+
+    A build that is stopped leaves it running: worker processes end by themselves when the run's
+    lock goes; threads of this process cannot be ended, so the process has to end soon. Until then
+    a worker in this process holds the output folder, for it may be about to commit.
+    """
 
     def __init__(
         self,
-        request: BuildRequest,
+        options: PipelineOptions,
         settings: Settings,
         plan: Plan,
         build_file: BuildFile,
@@ -228,7 +243,7 @@ class _GraphThread(threading.Thread):
         self._make = lambda pipeline: add_graph(
             pipeline, plan.specs(), settings, plan, build_file, str(store.root), run
         )
-        self._options = local_options(request.workers, request.beam_options)
+        self._options = options
         self.error: Exception | None = None
 
     def run(self) -> None:
@@ -241,30 +256,33 @@ class _GraphThread(threading.Thread):
         except Exception as error:
             logging.getLogger("facecap").error("the graph failed", exc_info=error)
             self.error = error
-
-    def abandon(self) -> None:
-        """Give up a running graph. Its worker processes end by themselves when the run's lock
-        goes; threads of this process cannot be ended, so the process has to end soon."""
-        worker.stop()
+        finally:
+            worker.stop()
 
 
 def local_options(workers: int, extra: Sequence[str]) -> PipelineOptions:
     """Options for Beam's FnApiRunner with this many worker processes (1: in this process).
 
-    Raises UsageError on an option that Beam does not know.
+    Raises UsageError on an option that Beam does not know, or a value that it cannot use.
     """
     flags = [f"--direct_num_workers={workers}"]
     flags.append(f"--direct_running_mode={'multi_processing' if workers > 1 else 'in_memory'}")
     options = PipelineOptions([*flags, *extra])
-    known = options.get_all_options(drop_default=False)
-    unknown = [
-        e
-        for e in extra
-        if e.startswith("--") and e[2:].split("=")[0].replace("-", "_") not in known
-    ]
-    if unknown:
-        raise UsageError(f"{unknown[0]}: Beam knows no such option")
+    options.get_all_options(add_extra_args_fn=lambda parser: _refuse_unknown(parser, extra))
     return options
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, extra: Sequence[str]) -> None:
+    def error(message: str) -> NoReturn:
+        raise UsageError(f"Beam option: {message}")
+
+    parser.error = error  # type: ignore[method-assign]
+    _, unknown = parser.parse_known_args(extra)
+    if unknown and unknown[0].startswith("-"):
+        raise UsageError(f"{unknown[0]}: Beam knows no such option")
+    if unknown:
+        # Most likely what the shell made of an unquoted glob.
+        raise UsageError(f"{unknown[0]}: not expected here; quote a glob given to --input")
 
 
 class _Watch:
@@ -277,11 +295,11 @@ class _Watch:
     def look(self) -> terminal.Progress:
         """The sum over all workers of this run. Raises BuildFailed when one died."""
         reports = worker.read_reports(self._folder)
-        if worker.rows_in_flight(self._folder):
+        if worker.crash_traces(self._folder):
             rows = ", ".join(map(str, sorted(worker.rows_in_flight(self._folder))))
             raise BuildFailed(
-                f"a worker crashed in native code at row {rows}; give the same command to "
-                "continue: a row that crashes twice is left out as decode_crashed"
+                f"a worker crashed in native code{rows and f' at row {rows}'}; give the same "
+                "command to continue: a row that crashes twice is left out as decode_crashed"
             )
         if all(_is_running(int(r["pid"])) for r in reports):
             self._lost_since = None
@@ -318,7 +336,6 @@ def _run_folder(store: Store) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        worker.stop()
         held.close()
 
 

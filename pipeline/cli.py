@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -167,24 +167,34 @@ def _options(
     logging.getLogger().addFilter(lambda record: "apitools" not in record.getMessage())
 
 
-def run(command: Callable[[], object]) -> int:
-    """Call the command line and turn what ends it into an exit code."""
+# The base of the errors of whichever click this typer uses: it may bring its own.
+_ArgumentError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (default: this process's) and turn what ends it into an exit code."""
     try:
-        command()
+        code = app(arguments, prog_name="facecap", standalone_mode=False)
+    except _ArgumentError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            command = error.ctx.command_path if error.ctx else "facecap"
+            message = " ".join(error.format_message().split()).rstrip(".")
+            print(f"facecap: {message}; see {command} --help", file=sys.stderr)
+        return EXIT_USAGE
     except UsageError as error:
         print(f"facecap: {error}", file=sys.stderr)
         return EXIT_USAGE
     except BuildFailed as error:
         print(f"facecap: {error}", file=sys.stderr)
         return EXIT_FAILED
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else EXIT_DONE
-    return EXIT_DONE
+    return code if isinstance(code, int) else EXIT_DONE
 
 
 def main() -> None:
     """The console command `facecap`."""
-    code = run(app)
+    code = run()
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: a build that was stopped has threads that would be waited for.

@@ -66,7 +66,8 @@ def demo(output: Path) -> int:
         screen.say("(the photographs are small, so the demo keeps smaller faces and fewer labels)")
         code = build(BuildRequest(str(urls), dataset, settings), screen)
     faces = _faces(dataset)
-    for _, caption, source in faces[:CAPTIONS_SHOWN]:
+    longest = sorted(faces, key=lambda face: len(face[1]))[-CAPTIONS_SHOWN:]
+    for _, caption, source in longest:
         screen.say(f'\n  alt text: "{source}"\n  caption:  {caption}')
     if faces:
         sheet = output / "contact-sheet.jpg"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from facecap import __version__
+from facecap.pipeline.errors import UsageError
 from facecap.pipeline.output import LOGS, MANIFEST_FILE, BuildFile, read_build_file
 from facecap.schemas.commit import CommitRecord, Counts
 from facecap.transforms.commit import read_record
@@ -28,8 +29,13 @@ LIBRARIES = (
 
 
 def read_records(store: Store, build: BuildFile) -> dict[int, CommitRecord]:
-    """The commit records that exist, by shard number. Raises ValueError on a damaged one."""
-    found = {n: read_record(store, n) for n in range(build.shards)}
+    """The commit records that exist, by shard number. Raises UsageError on a damaged one."""
+    try:
+        found = {n: read_record(store, n) for n in range(build.shards)}
+    except ValueError as error:
+        raise UsageError(
+            f"{error}; restore it, or delete it and give the build's command again"
+        ) from None
     return {n: record for n, record in found.items() if record is not None}
 
 

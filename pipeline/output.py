@@ -7,8 +7,9 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,8 @@ def claim(store: Store, wanted: BuildFile) -> None:
 
     Raises UsageError that names what differs.
     """
+    _refuse_foreign(store)
     if not store.exists(BUILD_FILE):
-        foreign = [n for n in store.list(".") if not n.startswith(("_", ".")) and n != LOGS]
-        if foreign:
-            raise UsageError(
-                f"--output {store.root}: not empty and not a build's ({foreign[0]} is there); "
-                "name a new folder"
-            )
         text = json.dumps(wanted.model_dump(), indent=1, ensure_ascii=False) + "\n"
         if store.create(BUILD_FILE, text.encode()):
             return
@@ -102,6 +98,18 @@ def claim(store: Store, wanted: BuildFile) -> None:
         raise UsageError(
             f"--output {store.root}: was made with other settings: {'; '.join(different)}; "
             "use those, or name a new folder"
+        )
+
+
+def _refuse_foreign(store: Store) -> None:
+    """Raises UsageError when the folder holds something and is not a build's."""
+    if store.exists(BUILD_FILE):
+        return
+    foreign = [n for n in store.list(".") if not n.startswith(("_", ".")) and n != LOGS]
+    if foreign:
+        raise UsageError(
+            f"--output {store.root}: not empty and not a build's ({foreign[0]} is there); "
+            "name a new folder"
         )
 
 
@@ -124,7 +132,9 @@ def shared_lock_and_cleaning(store: Store) -> Iterator[frozenset[int]]:
     """Hold the directory for a build; yields the rows that crashed a process twice.
 
     When no other build is at work, leftovers of killed runs are cleared first and last.
+    Raises UsageError on a folder that is not a build's, before anything in it is touched.
     """
+    _refuse_foreign(store)
     descriptor = os.open(store.root, os.O_RDONLY)
     try:
         if _try_lock(descriptor, fcntl.LOCK_EX):
@@ -132,7 +142,8 @@ def shared_lock_and_cleaning(store: Store) -> Iterator[frozenset[int]]:
         _lock(descriptor, store.root, exclusive=False)
         yield _crashed_rows(store)
         # Workers end a moment after the graph; a racing build may take an hour: its business.
-        if _lock_within(descriptor, fcntl.LOCK_EX, _END_PATIENCE_S):
+        # A worker in this process still works after the build was stopped: the next run clears.
+        if not worker.is_working() and _lock_within(descriptor, fcntl.LOCK_EX, _END_PATIENCE_S):
             _clear_leftovers(store)
     finally:
         os.close(descriptor)
@@ -166,12 +177,14 @@ def _clear_leftovers(store: Store) -> None:
 
     The attempt of a committed shard is kept until its files have moved.
     """
-    crashes = _read_crashes(store)
+    crashes = read_crashes(store)
     for name in store.list(PROGRESS):
         run = store.path(f"{PROGRESS}/{name}")
         if run.is_dir():
             for row in worker.rows_in_flight(run):
-                crashes[str(row)] = crashes.get(str(row), 0) + 1
+                crashes[row] = crashes.get(row, 0) + 1
+            for trace in worker.crash_traces(run):
+                _keep_trace(trace, store.path(f"{LOGS}/{name}-{trace.name}"))
             store.remove_tree(f"{PROGRESS}/{name}")
     if crashes:
         store.replace(CRASHES_FILE, json.dumps(crashes, sort_keys=True).encode())
@@ -182,24 +195,28 @@ def _clear_leftovers(store: Store) -> None:
         record = read_record(store, int(number)) if number.isdigit() else None
         if record is None or record.attempt != attempt:
             store.remove_tree(f"{ATTEMPTS}/{attempt}")
-    for folder in (".", "commits"):
-        for name in store.list(folder):
-            half_written = store.path(f"{folder}/{name}")
-            if name.startswith(".") and half_written.is_file():
-                half_written.unlink()
+    for pattern in (f".{BUILD_FILE}.*", f".{MANIFEST_FILE}.*", "commits/.*"):
+        for half_written in store.root.glob(pattern):
+            half_written.unlink()
     for folder in (ATTEMPTS, PROGRESS):
         with contextlib.suppress(OSError):  # not there, or an unfinished commit is in it
             store.path(folder).rmdir()
 
 
-def _read_crashes(store: Store) -> dict[str, int]:
+def _keep_trace(trace: Path, kept: Path) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(trace, kept)
+
+
+def read_crashes(store: Store) -> dict[int, int]:
+    """How often each row was in native code when a worker crashed there, over all runs."""
     try:
         crashes = json.loads(store.read(CRASHES_FILE))
     except (FileNotFoundError, ValueError):
         return {}
-    return crashes if isinstance(crashes, dict) else {}
+    return {int(row): int(times) for row, times in crashes.items()}
 
 
 def _crashed_rows(store: Store) -> frozenset[int]:
-    crashes: Mapping[str, int] = _read_crashes(store)
-    return frozenset(int(row) for row, times in crashes.items() if times >= CRASHES_TO_DROP)
+    crashes = read_crashes(store)
+    return frozenset(row for row, times in crashes.items() if times >= CRASHES_TO_DROP)

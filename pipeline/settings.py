@@ -76,7 +76,7 @@ def load_settings(config: Path | None = None, overrides: Iterable[str] = ()) -> 
             raise UsageError(f"--set {override!r}: write SECTION.NAME=VALUE, e.g. crop.min_side=96")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: 2001-99-99, which looks like a date
             raise UsageError(f"--set {name}: {text!r} is not a YAML value") from None
         if not isinstance(tree.setdefault(section, {}), dict):
             raise UsageError(f"{config}: {section} must be a section of NAME: VALUE lines")
@@ -93,7 +93,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"--config {path}: not a YAML file ({reason})") from None
     if not isinstance(tree or {}, dict):

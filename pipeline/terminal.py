@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -121,14 +122,10 @@ class Screen:
 
 def funnel_table(total: Counts) -> Table:
     """What was left after each stage, and each loss by reason, like the paper's funnel."""
-    table = Table(title="Funnel")
-    for name, justify in (
-        ("", "left"),
-        ("images", "right"),
-        ("share", "right"),
-        ("faces", "right"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("images", "share", "faces"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=6)
     table.add_row("URLs", str(total.rows), _share(total.rows, total.rows), "")
     for label, stage in FUNNEL_STEPS:
         for name, lost_rows, lost_faces in _losses(total, stage):

@@ -14,8 +14,8 @@ from PIL import Image
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Face, Sample
 from facecap.schemas.shard import ShardSpec, face_key, sample_key
+from facecap.transforms import railway, worker
 from facecap.transforms.decode import DecodeOptions, decode
-from facecap.transforms.railway import Dropped
 
 THUMBNAIL_SIDE = 160
 CONTEXT = 0.3
@@ -53,16 +53,31 @@ class RejectSampler:
             if len(chosen) == self._per_reason and digest > max(chosen):
                 continue
             if image is None:
-                body = sample.fetched.body
-                assert body is not None  # it was decoded, so it was kept
-                scale = 1.0 if sample.faces else THUMBNAIL_SIDE / max(_size(sample))
-                try:
-                    image = decode(body, self._options, scale=min(1.0, scale))
-                except Dropped:
-                    return  # broken in a part that the detector's smaller scale did not need
+                image = self._decode(sample)
+                if image is None:
+                    return
             chosen[digest] = (key, _members(sample, drop, face, image))
             if len(chosen) > self._per_reason:
                 del chosen[max(chosen)]
+
+    def _decode(self, sample: Sample) -> npt.NDArray[np.uint8] | None:
+        """The image, or None where it is broken in a part that the detector's smaller scale did
+        not need. Under the railway's rules: what an image does here is no more the end of a build
+        than what it does in a stage."""
+        images: list[npt.NDArray[np.uint8]] = []
+
+        def show(sample: Sample) -> Sample:
+            assert sample.fetched is not None and sample.fetched.body is not None  # was decoded
+            scale = 1.0 if sample.faces else min(1.0, THUMBNAIL_SIDE / max(_size(sample)))
+            images.append(decode(sample.fetched.body, self._options, scale=scale))
+            return sample
+
+        worker.mark(sample.row)
+        _, failure = railway.settle(sample, Stage.DECODE, show)
+        worker.mark(None)
+        if failure:
+            raise RuntimeError(f"rejects: {failure}")
+        return images[0] if images else None
 
     def members(self) -> list[tuple[str, dict[str, bytes]]]:
         """(key, {extension: bytes}) of all that was chosen, sorted by key."""

@@ -130,6 +130,11 @@ def stop() -> None:
             _worker = None
 
 
+def is_working() -> bool:
+    """Whether this process is a worker."""
+    return _worker is not None
+
+
 def mark(row: int | None) -> None:
     """See Worker.mark; does nothing in a process without a run's folder."""
     if _worker is not None:
@@ -161,12 +166,17 @@ def is_alive(folder: Path) -> bool:
     return False
 
 
+def crash_traces(folder: Path) -> list[Path]:
+    """What faulthandler wrote of the workers of a run that a fatal signal killed."""
+    return [crash for crash in folder.glob("*.crash") if crash.stat().st_size]
+
+
 def rows_in_flight(folder: Path) -> set[int]:
     """The rows that crashed workers of a run had in native code; empty when none crashed."""
     rows: set[int] = set()
-    for crash in folder.glob("*.crash"):
+    for crash in crash_traces(folder):
         in_flight = crash.with_suffix(".rows")
-        if crash.stat().st_size and in_flight.exists():
+        if in_flight.exists():
             data = in_flight.read_bytes()
             rows.update(row for (row,) in struct.iter_unpack("<q", data) if row != _NO_ROW)
     return rows
