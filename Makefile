@@ -2,24 +2,26 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+# A stamp per set of packages: the demo needs fewer, so it starts sooner.
+DEMO_READY := $(VENV)/.ready-demo
+TEST_READY := $(VENV)/.ready-test
 
 # FACECAP_TEST_DATA and FACECAP_TEST_MODELS name folders with the optional test images and models.
 .PHONY: demo test test-all lint clean
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	$(BIN)/facecap models fetch mtcnn
 	$(BIN)/facecap demo --output demo-out
 
-test: $(READY) lint
+test: $(TEST_READY) lint
 	$(BIN)/facecap models fetch mtcnn
 	$(BIN)/python -m pytest -n 2
 
-test-all: $(READY) lint
+test-all: $(TEST_READY) lint
 	$(BIN)/facecap models fetch mtcnn
 	$(BIN)/python -m pytest -n 2 -m "long or not long"
 
-lint: $(READY)
+lint: $(TEST_READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -28,12 +30,12 @@ clean:
 	rm -rf $(VENV) demo-out
 
 # uv when it is there (seconds), else venv and pip (a minute or two).
-$(READY): pyproject.toml constraints.txt
+$(VENV)/.ready-%: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[test]'; \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$*]'; \
 	else \
 		$(PYTHON) -m venv $(VENV) && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'; \
 	fi
-	@touch $(READY)
+	@touch $@

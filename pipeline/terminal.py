@@ -64,7 +64,7 @@ class Screen:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         # A copy, because the build redirects standard error to its log.
-        self._console = Console(file=os.fdopen(os.dup(2), "w"), soft_wrap=True, highlight=False)
+        self._console = Console(file=os.fdopen(os.dup(2), "w"), highlight=False)
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
         self._total = 0
@@ -108,7 +108,7 @@ class Screen:
             self._bar = None
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def summary(self, total: Counts, build: BuildFile, committed: int, output: Path) -> None:
         """The funnel table and where the dataset lies."""
