@@ -122,10 +122,10 @@ class Screen:
 
 def funnel_table(total: Counts) -> Table:
     """What was left after each stage, and each loss by reason, like the paper's funnel."""
-    table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table = Table(box=SIMPLE, expand=True)
+    table.add_column("", no_wrap=True, ratio=1)
     for name in ("images", "share", "faces"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=6)
+        table.add_column(name, justify="right", no_wrap=True, width=7)
     table.add_row("URLs", str(total.rows), _share(total.rows, total.rows), "")
     for label, stage in FUNNEL_STEPS:
         for name, lost_rows, lost_faces in _losses(total, stage):

@@ -50,7 +50,7 @@ class Reason(StrEnum):
     # download
     INVALID_URL = "invalid_url", False, "the URL, or a redirect's target, cannot be parsed"
     SCHEME_NOT_ALLOWED = "scheme_not_allowed", False, "neither http nor https"
-    PRIVATE_ADDRESS = "private_address", False, "the host is, or resolves to, a non-public address"
+    PRIVATE_ADDRESS = "private_address", False, "the host has a non-public address"
     DNS = "dns", True, "the host name could not be resolved"
     TIMEOUT = "timeout", True, "the total deadline of the URL passed"
     CONNECTION = "connection", True, "the connection was refused, reset or closed early"
@@ -67,7 +67,7 @@ class Reason(StrEnum):
     EMPTY_BODY = "empty_body", False, "a successful answer with no bytes"
     ROBOTS_DISALLOWED = "robots_disallowed", False, "robots.txt forbids the path"
     ROBOTS_UNREACHABLE = "robots_unreachable", True, "robots.txt answered 5xx or not at all"
-    OPTED_OUT = "opted_out", False, "X-Robots-Tag or TDM-Reservation reserves the image"
+    OPTED_OUT = "opted_out", False, "reserved by X-Robots-Tag or TDM-Reservation"
     # decode
     NOT_AN_IMAGE = "not_an_image", False, "the bytes are no known image format"
     UNSUPPORTED_FORMAT = "unsupported_format", False, "an image format this build cannot decode"
@@ -76,7 +76,7 @@ class Reason(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels", False, "the header claims more than decode.max_pixels"
     DECODE_CRASHED = "decode_crashed", False, "the row crashed the process natively twice"
     # detect
-    NO_FACE = "no_face", False, "no face was found at the scale that crop.min_side needs"
+    NO_FACE = "no_face", False, "no face at the scale crop.min_side needs"
     # crop
     TOO_SMALL = "too_small", False, "the face's short side is under crop.min_side"
     LOW_SCORE = "low_score", False, "the detection score is under crop.min_score"
