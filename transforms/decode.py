@@ -15,6 +15,7 @@ The policy, for every format:
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -23,18 +24,22 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from facecap.schemas.options import Options, content
 from facecap.schemas.outcomes import Reason, Stage
 from facecap.schemas.sample import ImageInfo
 from facecap.transforms.railway import Dropped
 
-# Filters of the whole process, set once: catching warnings per call is not thread-safe.
+# What Pillow says about bad data is said by the drop. Of the whole process, set once: catching
+# warnings per call is not thread-safe.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 RGB = npt.NDArray[np.uint8]
+
+_XMP_TAG = 700
 
 _BOMB = 178_956_970
 """Above this many pixels (twice its MAX_IMAGE_PIXELS) Pillow itself refuses an image."""
@@ -120,8 +125,11 @@ def decode(body: bytes, options: DecodeOptions, *, scale: float = 1.0) -> RGB:
             divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
             if divisor > 1:
                 image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
-        # A TIFF turns itself while it is loaded.
-        orientation = 1 if image.format == "TIFF" else _orientation(image)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_tiff(image)
+            orientation = 1  # a TIFF turns itself while it is loaded
+        else:
+            orientation = _orientation(image)
         image.load()
         return _TURN[orientation](_to_rgb(image))
 
@@ -162,6 +170,19 @@ _BAD_DATA = (
 )
 """What Pillow raises on bad data. Not AttributeError or TypeError: those mean broken code. Not
 MemoryError: the header's size was checked, so the machine is short of memory, not the image bad."""
+
+
+def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Refuse, as bad data, tags of types that Pillow trusts and would fail on with a TypeError.
+
+    Raises ValueError.
+    """
+    if not all(isinstance(tile.offset, int) for tile in image.tile):
+        raise ValueError("strip offsets that are no integers")
+    # Only looked at for an orientation, which EXIF gives; a number here is a TypeError there.
+    image.info.pop("xmp", None)
+    if _XMP_TAG in image.tag_v2:
+        del image.tag_v2[_XMP_TAG]
 
 
 def _cut_short(body: bytes, name: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from facecap.schemas.outcomes import Reason, Stage
 from facecap.schemas.sample import ImageInfo
@@ -308,6 +308,30 @@ def test_any_damage_to_an_image_is_an_image_or_a_drop(data):
     outcome(bytes(body))
 
 
+def with_tag_type(block: bytes, start: int, entry: int, kind: int) -> bytes:
+    """A little-endian TIFF structure that begins at `start`, one tag's type set to `kind`."""
+    directory = start + int.from_bytes(block[start + 4 : start + 8], "little")
+    at = directory + 2 + 12 * entry + 2
+    return block[:at] + kind.to_bytes(2, "little") + block[at + 2 :]
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tags_of_every_wrong_type_are_an_image_or_a_drop(compression):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[700] = b'<x tiff:Orientation="3"/>'
+    tiff = encoded(photo(), "TIFF", compression=compression, tiffinfo=tags)
+    turned = encoded(photo(), "TIFF", compression=compression, exif=exif)
+    jpeg = encoded(photo(), "JPEG", exif=b"Exif\0\0II*\0" + exif.tobytes()[10:])
+    seen = set()
+    for body, start in ((tiff, 0), (turned, 0), (jpeg, jpeg.index(b"II*\0"))):
+        for kind in range(19):
+            for entry in range(14 if start == 0 else 1):
+                seen.add(outcome(with_tag_type(body, start, entry, kind)))
+    assert {None, Reason.CORRUPT} <= seen
+
+
 def test_threads_decode_the_same():
     expected = [decode(body, OPTIONS) for body in BODIES]
     with ThreadPoolExecutor(8) as pool:
@@ -331,7 +355,9 @@ def test_nothing_is_printed():
     )
     broken_exif = encoded(photo(), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01")
     large = encoded(Image.new("1", (10_000, 9_000)), "PNG")  # Pillow warns from 89 million on
-    lines = [broken_exif, large, b"\xff\xd8\xff\xe0", BODIES[0][:500]]
+    depth = bytearray(encoded(photo(), "TIFF"))  # about too many samples, Pillow logs an error
+    depth[depth.index(struct.pack("<HHI", 277, 3, 1)) + 8] = 99
+    lines = [broken_exif, large, bytes(depth), b"\xff\xd8\xff\xe0", BODIES[0][:500]]
     result = subprocess.run(
         [sys.executable, "-c", program],
         input="\n".join(body.hex() for body in lines),
