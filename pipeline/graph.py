@@ -12,6 +12,7 @@ from facecap.pipeline.output import BuildFile
 from facecap.pipeline.plan import Plan
 from facecap.pipeline.settings import Settings
 from facecap.schemas.shard import ShardSpec
+from facecap.transforms import coders as _coders  # noqa: F401 - registers SampleBatch's coder
 from facecap.transforms.classify_attributes import ClassifyAttributes
 from facecap.transforms.compose_caption import ComposeCaption
 from facecap.transforms.crop import Crop

@@ -271,4 +271,4 @@ class ClassifyAttributes(beam.PTransform):
         self._handler = AttributesHandler(options)
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        return batches | "Classify" >> RunInference(self._handler)
+        return batches | "Classify" >> RunInference(self._handler).with_output_types(SampleBatch)

@@ -134,7 +134,7 @@ class ComposeCaption(beam.PTransform):
         self._do_fn = _ComposeDoFn(options, load_grammar(options.grammar), names)
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        return batches | "Compose" >> beam.ParDo(self._do_fn)
+        return batches | "Compose" >> beam.ParDo(self._do_fn).with_output_types(SampleBatch)
 
 
 class _ComposeDoFn(beam.DoFn):

@@ -191,7 +191,7 @@ class Crop(beam.PTransform):
         self._do_fn = _CropDoFn(options, decode, alignment, min_score)
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        return batches | "Crop" >> beam.ParDo(self._do_fn)
+        return batches | "Crop" >> beam.ParDo(self._do_fn).with_output_types(SampleBatch)
 
 
 class _CropDoFn(beam.DoFn):

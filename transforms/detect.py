@@ -172,4 +172,4 @@ class Detect(beam.PTransform):
         self._handler = DetectHandler(options, decode, min_side)
 
     def expand(self, batches: beam.PCollection[SampleBatch]) -> beam.PCollection[SampleBatch]:
-        return batches | RunInference(self._handler)
+        return batches | RunInference(self._handler).with_output_types(SampleBatch)
