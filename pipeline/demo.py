@@ -27,7 +27,7 @@ from facecap.pipeline.output import BUILD_FILE
 from facecap.pipeline.settings import load_settings
 from facecap.pipeline.terminal import Screen
 from facecap.schemas.shard import shard_file
-from facecap.transforms.models import cache_dir, install_package
+from facecap.transforms.models import ModelError, cache_dir, install_package
 
 GROUP_PHOTO_PACKAGE = "insightface==2.1"
 GROUP_PHOTO_FILE = "insightface/data/images/t1.jpg"
@@ -52,6 +52,8 @@ def demo(output: Path) -> int:
     """
     urls = output / "urls.csv"
     dataset = output / "dataset"
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output {output}: is a file; name a new folder")
     if output.exists() and any(output.iterdir()) and not urls.exists():
         raise UsageError(f"--output {output}: holds something else; name a new folder")
     if (dataset / BUILD_FILE).exists():
@@ -96,7 +98,10 @@ def group_photo() -> bytes:
     if not kept.exists() or pooch.file_hash(str(kept)) != GROUP_PHOTO_SHA256:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            install_package(GROUP_PHOTO_PACKAGE, Path(folder))
+            try:
+                install_package(GROUP_PHOTO_PACKAGE, Path(folder))
+            except ModelError as error:
+                raise UsageError(f"the demo's group photograph: {error}") from None
             shutil.copyfile(Path(folder) / GROUP_PHOTO_FILE, kept)
         found = pooch.file_hash(str(kept))
         if found != GROUP_PHOTO_SHA256:

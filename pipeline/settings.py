@@ -161,7 +161,7 @@ def resolve_models(settings: Settings) -> tuple[Settings, dict[str, str]]:
         Classifier(attributes)
         grammar = load_grammar(settings.caption.grammar)
     except (ModelError, GrammarError) as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(" ".join(str(error).split())) from None
     if settings.crop.min_score is None:
         crop = settings.crop.model_copy(update={"min_score": DETECTORS[detect.model].min_score})
         settings = settings.model_copy(update={"crop": crop})

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from facecap.pipeline.errors import UsageError
 from facecap.pipeline.manifest import make_manifest, read_records
-from facecap.pipeline.output import MANIFEST_FILE, BuildFile, read_build_file
+from facecap.pipeline.output import BUILD_FILE, MANIFEST_FILE, BuildFile, read_build_file
 from facecap.schemas.commit import CommitRecord, Counts
 from facecap.schemas.outcomes import Outcome
-from facecap.schemas.shard import SHARD_FILES, face_key, shard_file
-from facecap.schemas.tables import METADATA
+from facecap.schemas.shard import SHARD_FILES, commit_file, face_key, shard_file
+from facecap.schemas.tables import LEDGER, METADATA
 from facecap.transforms.store import Store
 
 TAR_MEMBERS = ("jpg", "json", "txt")
@@ -30,8 +31,11 @@ def verify(store: Store) -> Iterator[str]:
     build = read_build_file(store)
     try:
         records = read_records(store, build)
-    except ValueError as error:
+    except UsageError as error:
         yield str(error)
+        return
+    if not isinstance(build.input.get("rows"), int):
+        yield f"{BUILD_FILE}: input.rows is no number; restore the file"
         return
     for number in range(build.shards):
         if number not in records:
@@ -55,7 +59,10 @@ def _verify_shard(store: Store, build: BuildFile, record: CommitRecord) -> Itera
             yield f"its record names {entry.path} for its {kind}"
             sound = False
         elif not store.exists(entry.path):
-            yield f"{entry.path} is missing; give the build's command again if it was stopped"
+            yield (
+                f"{entry.path} is missing; give the build's command again; if that fails, delete "
+                f"{commit_file(record.shard)} first"
+            )
             sound = False
         elif (found := store.entry(entry.path, entry.path)) != entry:
             yield (
@@ -72,8 +79,12 @@ def _verify_shard(store: Store, build: BuildFile, record: CommitRecord) -> Itera
 
 def _verify_contents(store: Store, build: BuildFile, record: CommitRecord) -> Iterator[str]:
     first_row = record.shard * build.rows_per_shard
-    rows = min(build.rows_per_shard, int(build.input["rows"]) - first_row)
-    ledger = pq.read_table(store.path(record.files["ledger"].path)).to_pylist()
+    rows = min(build.rows_per_shard, build.input["rows"] - first_row)
+    table = pq.read_table(store.path(record.files["ledger"].path))
+    if not table.schema.equals(LEDGER):
+        yield "the ledger has other columns than a ledger's"
+        return
+    ledger = table.to_pylist()
     metadata = pq.read_table(store.path(record.files["metadata"].path))
     if [r["row"] for r in ledger] != list(range(first_row, first_row + rows)):
         yield f"the ledger does not hold the rows {first_row} to {first_row + rows - 1} once each"

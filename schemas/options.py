@@ -12,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Options(BaseModel):
-    """Base of every settings section: frozen, no unknown names, defaults checked too."""
+    """Base of every settings section: frozen, no unknown names, finite numbers, defaults checked
+    too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 def content(default: Any, description: str, **bounds: Any) -> Any:
