@@ -82,34 +82,34 @@ def read_build_file(store: Store) -> BuildFile:
         raise UsageError(f"{store.root}/{BUILD_FILE}: not readable ({reason})") from None
 
 
+def _refuse_foreign(store: Store) -> None:
+    """Raises UsageError when the folder holds files but no build's."""
+    names = store.list(".")  # one look: a racing build may write build.json at any moment
+    if BUILD_FILE in names:
+        return
+    # What an earlier start of the same build may have left before it wrote build.json.
+    foreign = [n for n in names if not n.startswith(("_", ".")) and n != LOGS]
+    if foreign:
+        raise UsageError(
+            f"--output {store.root}: not empty and not a build's ({foreign[0]} is there); "
+            "name a new folder"
+        )
+
+
 def claim(store: Store, wanted: BuildFile) -> None:
     """Make the directory this build's: create build.json, or agree with the one that is there.
 
     Raises UsageError that names what differs.
     """
     _refuse_foreign(store)
-    if not store.exists(BUILD_FILE):
-        text = json.dumps(wanted.model_dump(), indent=1, ensure_ascii=False) + "\n"
-        if store.create(BUILD_FILE, text.encode()):
-            return
-    there = read_build_file(store)
-    different = there.differences(wanted)
+    text = json.dumps(wanted.model_dump(), indent=1, ensure_ascii=False) + "\n"
+    if not store.exists(BUILD_FILE) and store.create(BUILD_FILE, text.encode()):
+        return
+    different = read_build_file(store).differences(wanted)
     if different:
         raise UsageError(
             f"--output {store.root}: was made with other settings: {'; '.join(different)}; "
             "use those, or name a new folder"
-        )
-
-
-def _refuse_foreign(store: Store) -> None:
-    """Raises UsageError when the folder holds something and is not a build's."""
-    if store.exists(BUILD_FILE):
-        return
-    foreign = [n for n in store.list(".") if not n.startswith(("_", ".")) and n != LOGS]
-    if foreign:
-        raise UsageError(
-            f"--output {store.root}: not empty and not a build's ({foreign[0]} is there); "
-            "name a new folder"
         )
 
 

@@ -27,7 +27,6 @@ from facecap.pipeline.output import BuildFile
 from facecap.schemas.commit import Counts
 from facecap.schemas.outcomes import Reason, Stage
 
-DECODED = Stage.DECODE
 _LINE_EVERY_S = 30.0
 _MEANINGS = {reason.value: reason.meaning for reason in Reason}
 
@@ -125,7 +124,7 @@ def funnel_table(total: Counts) -> Table:
     table = Table(box=SIMPLE, expand=True)
     table.add_column("", no_wrap=True, ratio=1)
     for name in ("images", "share", "faces"):
-        table.add_column(name, justify="right", no_wrap=True, width=7)
+        table.add_column(name, justify="right", no_wrap=True, min_width=7)
     table.add_row("URLs", str(total.rows), _share(total.rows, total.rows), "")
     for label, stage in FUNNEL_STEPS:
         for name, lost_rows, lost_faces in _losses(total, stage):

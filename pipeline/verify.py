@@ -160,6 +160,9 @@ def _verify_manifest(
     except ValueError:
         yield f"{MANIFEST_FILE}: not JSON"
         return
+    if not isinstance(manifest, dict):
+        yield f"{MANIFEST_FILE}: not a manifest"
+        return
     expected = json.loads(json.dumps(make_manifest(build, records)))
     for name in sorted({*expected, *manifest} - {"facecap", "versions"}):
         if manifest.get(name) != expected.get(name):

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from facecap.pipeline import build as building
+from facecap.pipeline import local
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.manifest import read_records
 from facecap.pipeline.output import BuildFile, shared_lock_and_cleaning
 from facecap.pipeline.settings import Settings
-from facecap.pipeline.terminal import Progress, Screen
+from facecap.pipeline.terminal import Screen
 from facecap.transforms.store import Store
 from tests import builds
 from tests.servers import ImageServer
@@ -148,16 +149,12 @@ def test_a_list_of_dead_links_is_said_to_be_one(
     ("rows", "decoded", "low"),
     [(1999, 0, False), (2000, 399, True), (2000, 400, False), (10_000, 1999, True)],
 )
-def test_success_is_judged_after_two_thousand_rows(
-    tmp_path: Path, rows: int, decoded: int, low: bool
-) -> None:
-    watch = building._Watch(tmp_path, 0.2)
-    progress = Progress(rows=rows, decoded=decoded)
+def test_success_is_judged_after_two_thousand_rows(rows: int, decoded: int, low: bool) -> None:
+    said = local.too_low(rows, decoded, 0.2)
     if low:
-        with pytest.raises(building.SuccessRateTooLow, match=f"only {decoded} of {rows} rows"):
-            watch.judge(progress)
+        assert said is not None and f"only {decoded} of {rows} rows" in said
     else:
-        watch.judge(progress)
+        assert said is None
 
 
 def refusal(input: Path, output: Path, *beam_options: str) -> str:
@@ -214,7 +211,7 @@ def test_wrong_beam_options_are_named_before_anything_is_written(
 
 def test_beam_options_reach_the_runner() -> None:
     extra = ["--no_pipeline_type_check", "--job_name", "faces"]
-    options = building.local_options(3, extra).get_all_options()
+    options = local.local_options(3, extra).get_all_options()
     assert (options["pipeline_type_check"], options["job_name"]) == (False, "faces")
     assert options["direct_num_workers"] == 3
     assert options["direct_running_mode"] == "multi_processing"

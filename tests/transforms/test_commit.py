@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from facecap.schemas.commit import CommitRecord, Counts
 from facecap.schemas.shard import SHARD_FILES, commit_file, shard_file
 from facecap.transforms.commit import attempt_file, commit, finish, read_record

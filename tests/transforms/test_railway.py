@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Sample, SampleBatch
 from facecap.schemas.shard import ShardSpec

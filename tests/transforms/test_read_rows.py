@@ -7,12 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from facecap.pipeline.plan import shard_specs
 from facecap.schemas.outcomes import Reason, Stage
 from facecap.schemas.shard import InputRange
 from facecap.transforms.read_rows import Columns, read_range, read_shard
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 COLUMNS = Columns(url="url", caption="caption", extra=("license",))
 
