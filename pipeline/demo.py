@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import importlib.resources
 import io
+import math
 import shutil
 import tempfile
 import threading
@@ -190,19 +191,23 @@ def _faces(dataset: Path) -> list[tuple[bytes, str, str]]:
 def contact_sheet(faces: list[tuple[bytes, str]], side: int = 220, columns: int = 3) -> Image.Image:
     """A picture of crops (JPEG bytes), each with its caption below."""
     font = ImageFont.load_default(14)
-    text_height, gap = 90, 12
+    gap = 12
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    texts = [_wrap(measure, caption, font, side) for _, caption in faces]
+    bottoms = (measure.multiline_textbbox((0, 4), text, font)[3] for text in texts)
+    text_height = max(math.ceil(bottom) for bottom in bottoms)
     columns = min(columns, len(faces))
     rows = -(-len(faces) // columns)
     cell = (side + gap, side + text_height + gap)
     sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (jpeg, caption) in enumerate(faces):
+    for index, ((jpeg, _), text) in enumerate(zip(faces, texts, strict=True)):
         x = gap + (index % columns) * cell[0]
         y = gap + (index // columns) * cell[1]
         with Image.open(io.BytesIO(jpeg)) as crop:
             crop.thumbnail((side, side))
             sheet.paste(crop, (x + (side - crop.width) // 2, y + side - crop.height))
-        draw.multiline_text((x, y + side + 4), _wrap(draw, caption, font, side), "black", font)
+        draw.multiline_text((x, y + side + 4), text, "black", font)
     return sheet
 
 
