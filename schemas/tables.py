@@ -77,8 +77,12 @@ METADATA = pa.schema(
 
 
 def input_column_name(name: str) -> str:
-    """The name under which an extra input column is stored in the metadata."""
-    return f"input_{name}" if name in METADATA.names else name
+    """The name under which an extra input column is stored in the metadata. No two columns get
+    one name: `input_caption`, as in the metadata of another build, is moved aside, too."""
+    base = name
+    while base.startswith("input_"):
+        base = base.removeprefix("input_")
+    return f"input_{name}" if base in METADATA.names else name
 
 
 def metadata_schema(extra: pa.Schema) -> pa.Schema:

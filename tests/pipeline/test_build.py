@@ -132,17 +132,17 @@ def missing(server: ImageServer, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("minimum", "code"), [("0.2", 3), ("0", 0)])
 def test_a_list_of_dead_links_is_said_to_be_one(
-    missing: Path, server: ImageServer, tmp_path: Path, minimum: str, code: int
+    missing: Path, server: ImageServer, tmp_path: Path
 ) -> None:
-    sets = ["build.rows_per_shard=700", f"build.min_success_rate={minimum}"]
     result = builds.run(
-        builds.command(missing, tmp_path / "out", server, "--workers", "1", sets=sets)
+        builds.command(
+            missing, tmp_path / "out", server, "--workers", "1", sets=["build.rows_per_shard=700"]
+        )
     )
-    assert result.returncode == code, result
+    assert result.returncode == 3, result
     said = "2100 rows (0.0%) could be fetched and decoded, under build.min_success_rate=0.2"
-    assert (said in result.stderr) == (code == 3)
+    assert said in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,151 @@
+"""What a worker leaves behind: progress, the rows in flight, traces of native crashes only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from facecap.pipeline.output import shared_lock_and_cleaning
+from facecap.transforms import worker
+from facecap.transforms.store import Store
+
+PROCESS = """
+import ctypes, os, sys, threading, time
+from facecap.transforms import worker
+folder, launcher = sys.argv[1], int(sys.argv[2])
+worker.start(worker.Run(folder, folder, launcher))
+{code}
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[worker.Run]:
+    """A live run in a folder of its own; this process is launcher and worker."""
+    with worker.hold_run_lock(tmp_path):
+        yield worker.Run(str(tmp_path), str(tmp_path), os.getpid())
+    worker.stop()
+
+
+def start_process(run: worker.Run, code: str) -> subprocess.Popen[bytes]:
+    arguments = [sys.executable, "-c", PROCESS.format(code=code), str(run.folder), "0"]
+    return subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+
+
+def test_a_run_is_alive_while_its_launcher_holds_the_lock(tmp_path: Path) -> None:
+    assert not worker.is_alive(tmp_path)
+    with worker.hold_run_lock(tmp_path):
+        assert worker.is_alive(tmp_path)
+    assert not worker.is_alive(tmp_path)
+
+
+def test_counts_of_all_threads_reach_the_report(run: worker.Run, tmp_path: Path) -> None:
+    worker.start(run)
+    worker.start(run)
+
+    def add() -> None:
+        for _ in range(500):
+            worker.count(rows=2, faces=1)
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    worker.stop()
+    expected = {"pid": os.getpid(), "rows": 4000, "decoded": 0, "faces": 2000, "kept": 0}
+    assert worker.read_reports(tmp_path) == [expected]
+
+
+def test_without_a_folder_nothing_is_written_or_marked() -> None:
+    worker.start(worker.Run())
+    assert not worker.is_working()
+    worker.mark(3)
+    worker.count(rows=1)
+    worker.stop()
+
+
+def test_a_worker_that_ends_well_leaves_no_row_in_flight(run: worker.Run, tmp_path: Path) -> None:
+    worker.start(run)
+    assert worker.is_working()
+    worker.mark(3)
+    worker.mark(None)
+    worker.stop()
+    assert not worker.is_working()
+    assert worker.crash_traces(tmp_path) == [] and worker.rows_in_flight(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("death", "rows"),
+    [
+        ("ctypes.string_at(0)", {7}),
+        ("os.abort()", {7}),
+        ("os.kill(os.getpid(), 9)", set()),
+        ("os.kill(os.getpid(), 15)", set()),
+        ("os._exit(1)", set()),
+        ("worker.mark(None); os.abort()", set()),
+    ],
+)
+def test_only_a_native_crash_tells_the_row_it_was_at(
+    run: worker.Run, tmp_path: Path, death: str, rows: set[int]
+) -> None:
+    assert start_process(run, f"worker.mark(6); worker.mark(7); {death}").wait(timeout=30) != 0
+    assert worker.rows_in_flight(tmp_path) == rows
+    assert bool(worker.crash_traces(tmp_path)) == ("abort" in death or "string_at" in death)
+
+
+def test_every_thread_has_a_row_in_flight_of_its_own(run: worker.Run, tmp_path: Path) -> None:
+    code = """
+t = threading.Thread(target=lambda: (worker.mark(11), time.sleep(30)), daemon=True)
+t.start(); time.sleep(0.2); worker.mark(12); os.abort()
+"""
+    start_process(run, code).wait(timeout=30)
+    assert worker.rows_in_flight(tmp_path) == {11, 12}
+
+
+def test_a_worker_ends_when_its_launcher_does(tmp_path: Path) -> None:
+    lock = worker.hold_run_lock(tmp_path)
+    process = start_process(worker.Run(str(tmp_path)), "time.sleep(60)")
+    deadline = time.monotonic() + 20
+    while not worker.read_reports(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(1.2)
+    assert process.poll() is None, "it lives as long as the launcher"
+    lock.close()
+    assert process.wait(timeout=5) == 1
+
+
+def test_a_worker_holds_the_output_until_it_is_gone(run: worker.Run, tmp_path: Path) -> None:
+    process = start_process(run, "time.sleep(60)")
+    deadline = time.monotonic() + 20
+    while not worker.read_reports(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    store = Store(tmp_path)
+    store.path("build.json").touch()
+    with store.write("_attempts/000000-live/tar") as file:
+        file.write(b"x")
+    with shared_lock_and_cleaning(store):
+        assert store.list("_attempts") == ["000000-live"]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with shared_lock_and_cleaning(store):
+        assert store.list("_attempts") == []
+
+
+def test_a_run_folder_that_is_taken_away_is_no_error(run: worker.Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    reporter = worker.Worker(run, folder)
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    reporter.mark(3)
+    reporter.stop()
+    assert worker.read_reports(folder) == []
