@@ -52,7 +52,10 @@ def finish(store: Store, record: CommitRecord) -> None:
     for kind, entry in record.files.items():
         source = attempt_file(record.attempt, kind)
         if not store.move(source, entry.path) and not store.exists(entry.path):
-            raise FileNotFoundError(f"{entry.path}: committed, but the file is missing")
+            raise FileNotFoundError(
+                f"{entry.path} is committed but missing: put it back, or delete "
+                f"{commit_file(record.shard)} to have the shard built again"
+            )
     store.remove_tree(f"{ATTEMPTS}/{record.attempt}")
 
 
