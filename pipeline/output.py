@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,24 @@ _LOCK_PATIENCE_S = 5.0
 _END_PATIENCE_S = 3.0
 
 
+def content_hash(
+    schema_version: int,
+    settings: Mapping[str, Any],
+    models: Mapping[str, str],
+    source: Mapping[str, Any],
+) -> str:
+    """sha256 over what decides the dataset's bytes, as lower-case hex: the content settings by
+    dotted name, model hashes (name -> sha256), the input's description and the version of the
+    stored schema. All values are JSON data."""
+    everything = {
+        "schema": schema_version,
+        "settings": dict(settings),
+        "models": dict(models),
+        "input": dict(source),
+    }
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
 class BuildFile(BaseModel):
     """build.json: what the directory is made with, written before the graph starts.
 
@@ -49,6 +68,11 @@ class BuildFile(BaseModel):
     settings: dict[str, Any]
     models: dict[str, str]
     input: dict[str, Any]
+
+    @property
+    def content_hash(self) -> str:
+        """What the fingerprint has to be."""
+        return content_hash(self.schema_version, self.settings, self.models, self.input)
 
     def differences(self, other: BuildFile) -> list[str]:
         """What differs, in words: one entry per setting, model or fact of the input."""

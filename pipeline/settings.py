@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from facecap.pipeline.errors import UsageError
+from facecap.pipeline.output import content_hash
 from facecap.schemas.options import Options, content, run
 from facecap.schemas.shard import MAX_ROWS_PER_SHARD
 from facecap.schemas.tables import SCHEMA_VERSION
@@ -170,12 +169,5 @@ def resolve_models(settings: Settings) -> tuple[Settings, dict[str, str]]:
 
 
 def fingerprint(settings: Settings, models: Mapping[str, str], source: Mapping[str, Any]) -> str:
-    """sha256 over what decides the dataset's bytes: content settings, model hashes (name ->
-    sha256), the input's description and the version of the stored schema."""
-    everything = {
-        "schema": SCHEMA_VERSION,
-        "settings": content_settings(settings),
-        "models": dict(models),
-        "input": dict(source),
-    }
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+    """The content hash of a build with these settings (pipeline.output.content_hash)."""
+    return content_hash(SCHEMA_VERSION, content_settings(settings), models, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facecap.schemas.outcomes import Outcome, Stage
 from facecap.schemas.sample import Sample
@@ -116,7 +116,7 @@ class CommitRecord(_Record):
 
     shard: int
     generation: int = 1
-    attempt: str
+    attempt: str = Field(pattern=r"^[0-9]{6}-[0-9a-z]+$")  # is moved from, and removed
     fingerprint: str
     files: dict[str, FileEntry]
     counts: Counts

@@ -8,7 +8,7 @@ files become the shard's.
 from __future__ import annotations
 
 from facecap.schemas.commit import CommitRecord
-from facecap.schemas.shard import commit_file
+from facecap.schemas.shard import SHARD_FILES, commit_file, shard_file
 from facecap.transforms.store import Store
 
 ATTEMPTS = "_attempts"
@@ -17,13 +17,15 @@ ATTEMPTS = "_attempts"
 def read_record(store: Store, number: int) -> CommitRecord | None:
     """The commit record of shard `number`, None when it is not committed.
 
-    Raises ValueError that names the file when it is damaged.
+    Raises ValueError that names the file when it is damaged or cannot be read.
     """
     name = commit_file(number)
     try:
         data = store.read(name)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ValueError(f"{name}: not readable ({error.strerror})") from None
     record = CommitRecord.from_json(data, name)
     if record.shard != number:
         raise ValueError(f"{name}: is the record of shard {record.shard}")
@@ -49,11 +51,11 @@ def finish(store: Store, record: CommitRecord) -> None:
 
     Raises FileNotFoundError when a file is neither in the attempt nor in its place.
     """
-    for kind, entry in record.files.items():
-        source = attempt_file(record.attempt, kind)
-        if not store.move(source, entry.path) and not store.exists(entry.path):
+    for kind in SHARD_FILES:  # not the record's own paths: it may have been edited
+        source, target = attempt_file(record.attempt, kind), shard_file(kind, record.shard)
+        if not store.move(source, target) and not store.exists(target):
             raise FileNotFoundError(
-                f"{entry.path} is committed but missing: put it back, or delete "
+                f"{target} is committed but missing: put it back, or delete "
                 f"{commit_file(record.shard)} to have the shard built again"
             )
     store.remove_tree(f"{ATTEMPTS}/{record.attempt}")

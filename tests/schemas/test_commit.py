@@ -106,6 +106,10 @@ def test_a_record_is_read_back_and_has_one_form() -> None:
         RECORD.to_json()[:-10],
         RECORD.to_json().replace(b'"shard": 3', b'"shard": "x"'),
         RECORD.to_json().replace(b'"shard": 3', b'"shard": 3, "more": 1'),
+        RECORD.to_json().replace(b"000003-ab", b"../../x"),
+        RECORD.to_json().replace(b"000003-ab", b"000003-a/../.."),
+        RECORD.to_json().replace(b"000003-ab", b"000003-ab\\n"),
+        RECORD.to_json().replace(b"000003-ab", b""),
     ],
 )
 def test_a_damaged_record_is_refused_by_name(data: bytes) -> None:

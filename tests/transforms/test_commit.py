@@ -97,6 +97,23 @@ def test_a_damaged_record_names_its_file(tmp_path: Path, data: bytes) -> None:
         read_record(store, 3)
 
 
+def test_a_folder_in_place_of_a_record_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.path(commit_file(3)).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"commits/000003\.json: not readable \(Is a directory\)"):
+        read_record(store, 3)
+
+
+def test_an_edited_record_moves_nothing_out_of_the_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path / "out")
+    record = write_attempt(store, "000003-a", "one")
+    outside = record.files["tar"].model_copy(update={"path": "../outside.tar"})
+    edited = record.model_copy(update={"files": {**record.files, "tar": outside}})
+    finish(store, edited)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert contents(store) == {kind: f"{kind} one" for kind in SHARD_FILES}
+
+
 def test_a_record_under_another_number_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     record = write_attempt(store, "000003-a", "one")
