@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from facecap import __version__
-from facecap.pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, BuildFailed, UsageError
+from facecap.pipeline.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    BuildFailed,
+    UsageError,
+)
 
 # Beam and the models take seconds to import: each command imports what it needs, when it runs.
 
@@ -192,8 +200,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else EXIT_DONE
 
 
+def _stop(signum: int, frame: object) -> None:
+    """Ctrl-C where no graph runs: nothing is half-written then, so the process may just end."""
+    print("facecap: stopped; the same command starts or continues it", file=sys.stderr)
+    os._exit(EXIT_INTERRUPTED)
+
+
 def main() -> None:
     """The console command `facecap`."""
+    signal.signal(signal.SIGINT, _stop)
     code = run()
     sys.stdout.flush()
     sys.stderr.flush()

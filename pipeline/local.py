@@ -58,7 +58,7 @@ def run_locally(
         run = worker.Run(str(folder), str(store.root), os.getpid(), crashed_rows)
         graph = _GraphThread(add_graph, options, run)
         watch = _Watch(folder)
-        with _terminate_is_interrupt(), _stderr_to(store.path(LOGS) / f"{folder.name}.log"):
+        with _one_interrupt(), _stderr_to(store.path(LOGS) / f"{folder.name}.log"):
             graph.start()
             try:
                 while graph.is_alive():
@@ -186,20 +186,27 @@ def _run_folder(store: Store) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _terminate_is_interrupt() -> Iterator[None]:
-    """SIGTERM (a scheduler's stop) ends the build as Ctrl-C does."""
+def _one_interrupt() -> Iterator[None]:
+    """SIGTERM (a scheduler's stop) ends the build as Ctrl-C does; once one of them came, more of
+    them change nothing, for stopping takes some seconds and people press again."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(signum: int, frame: object) -> None:
+        for stop in before:
+            signal.signal(stop, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    for stop in before:
+        signal.signal(stop, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            for stop, handler in before.items():
+                signal.signal(stop, handler)
 
 
 @contextlib.contextmanager
@@ -210,10 +217,15 @@ def _stderr_to(path: Path) -> Iterator[None]:
     kept = os.dup(2)
     with path.open("ab") as log:
         os.dup2(log.fileno(), 2)
+    stays = False
     try:
         yield
+    except (Interrupted, SuccessRateTooLow):
+        stays = True  # what still runs until the process ends would write over the last words
+        raise
     finally:
-        os.dup2(kept, 2)
+        if not stays:
+            os.dup2(kept, 2)
         os.close(kept)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from facecap.schemas.shard import ShardSpec
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
+Outside = Literal["none", "clamped", "padded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +22,15 @@ class Crop:
     """The saved crop of a face and what was measured on it.
 
     `jpeg` is the encoded crop at the original resolution; `chip` is the face warped to the
-    attribute classifier's own alignment: uint8 RGB [height, width, 3].
+    attribute classifier's own alignment: uint8 RGB [height, width, 3]. `outside` says what became
+    of a part of the crop outside the image: there was none, it was clamped off, or it was padded.
     """
 
     jpeg: bytes
     chip: npt.NDArray[np.uint8]
     width: int
     height: int
-    padded: bool
+    outside: Outside
     sharpness: float
     brightness: float
     roll: float

@@ -63,7 +63,7 @@ METADATA = pa.schema(
         ("height", pa.int32()),
         ("crop_width", pa.int32()),
         ("crop_height", pa.int32()),
-        ("padded", pa.bool_()),
+        ("outside", pa.string()),
         ("sharpness", pa.float32()),
         ("brightness", pa.float32()),
         ("roll", pa.float32()),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
+import subprocess
 import tarfile
 import time
 from collections import Counter
@@ -190,17 +192,40 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_continues(
     dataset: Path, photo_list: Path, photo_server: ImageServer, tmp_path: Path
 ) -> None:
     arguments = builds.command(photo_list, tmp_path / "out", photo_server, "--workers", "2")
-    process = builds.start(arguments)
+    process = subprocess.Popen(
+        arguments, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     commits = tmp_path / "out" / "commits"
     deadline = time.monotonic() + 60
     while not (commits.exists() and any(commits.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) in (130, 0)
+    # As a terminal sends it: to the workers, too; and an impatient person presses again.
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert "give the same command to continue" in said and "URLs" in said
+    assert "Traceback" not in said
     result = builds.run(arguments)
     assert result.returncode == 0, result.stderr
     assert builds.dataset_bytes(tmp_path / "out") == builds.dataset_bytes(dataset)
     assert not (tmp_path / "out" / "_attempts").exists()
+
+
+def test_ctrl_c_before_the_build_starts_says_so(
+    photo_list: Path, photo_server: ImageServer, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        builds.command(photo_list, tmp_path / "out", photo_server),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command" in said and "Traceback" not in said
 
 
 def test_limit_takes_the_first_rows(

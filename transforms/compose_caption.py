@@ -9,7 +9,7 @@ from typing import Literal
 import apache_beam as beam
 import numpy as np
 
-from facecap.schemas.attributes import ATTRIBUTES
+from facecap.schemas.attributes import ATTRIBUTES, GROUPS
 from facecap.schemas.options import Options, content, run
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Face, Sample, SampleBatch
@@ -22,6 +22,9 @@ NOT_CAREFUL = frozenset(
     {"Attractive", "Chubby", "Double_Chin", "Big_Nose", "Big_Lips", "Pale_Skin"}
 )
 """Judgements of looks or of the body that the careful policy never states."""
+
+FACIAL_HAIR = frozenset(GROUPS["beard"]) - {"No_Beard"}
+"""Not stated by the careful policy where P(Male) says woman: one of the two labels is wrong."""
 
 MALE_FROM, FEMALE_TO = 0.85, 0.15
 """P(Male) from which "he" is said, and up to which "she" is said."""
@@ -71,6 +74,8 @@ def choose_labels(
         sayable = [label for label in sayable if label not in NOT_CAREFUL]
         if "Male" not in labels:
             sayable = [label for label in sayable if label != "No_Beard"]
+        if choose_person(probabilities.get("Male"), "inferred") == "woman":
+            sayable = [label for label in sayable if label not in FACIAL_HAIR]
     chosen: set[str] = {"Male"} & set(labels) if person == "man" else set()
     for label in sorted(sayable, key=lambda name: -probabilities[name]):
         if not any(_contradict(label, other, grammar) for other in chosen):

@@ -16,7 +16,7 @@ from PIL import Image
 from facecap.schemas.options import Options, content
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Crop as FaceCrop
-from facecap.schemas.sample import Face, Sample, SampleBatch
+from facecap.schemas.sample import Face, Outside, Sample, SampleBatch
 from facecap.schemas.shard import MAX_FACES_PER_IMAGE
 from facecap.transforms import align, face_measures, railway
 from facecap.transforms.decode import DecodeOptions, decode
@@ -82,9 +82,9 @@ def _reason(
 
 def cut_box(
     rgb: npt.NDArray[np.uint8], face: Face, options: CropOptions
-) -> tuple[npt.NDArray[np.uint8], bool]:
+) -> tuple[npt.NDArray[np.uint8], Outside]:
     """The face's box and margin, in whole pixels (grown, never shrunk) at the original resolution:
-    uint8 RGB [h',w',3], and whether border pixels were repeated to fill it.
+    uint8 RGB [h',w',3], and what became of the part that lies outside the image.
 
     `rgb` is the full upright image, uint8 [h,w,3].
     """
@@ -94,24 +94,24 @@ def cut_box(
     grown = (x0 - dx, y0 - dy, x1 + dx, y1 + dy)
     seen_x0, seen_y0, seen_x1, seen_y1 = face_measures.visible_box(grown, width, height)
     crop = rgb[seen_y0:seen_y1, seen_x0:seen_x1]
-    if options.outside == "clamp":
-        return crop, False
     above, left = (max(0, math.ceil(-side)) for side in (grown[1], grown[0]))
     below, right = (max(0, math.ceil(s)) for s in (grown[3] - height, grown[2] - width))
     if not any((above, below, left, right)):
-        return crop, False
+        return crop, "none"
+    if options.outside == "clamp":
+        return crop, "clamped"
     padded = cv2.copyMakeBorder(crop, above, below, left, right, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(padded, dtype=np.uint8), True
+    return np.asarray(padded, dtype=np.uint8), "padded"
 
 
 def cut_aligned(
     rgb: npt.NDArray[np.uint8], face: Face, size: int
-) -> tuple[npt.NDArray[np.uint8], bool]:
-    """The face at ArcFace's five points: uint8 RGB [size,size,3], and whether border pixels were
-    repeated to fill it. `rgb` is the full upright image, uint8 [h,w,3]."""
+) -> tuple[npt.NDArray[np.uint8], Outside]:
+    """The face at ArcFace's five points: uint8 RGB [size,size,3], and whether border pixels
+    were repeated to fill it. `rgb` is the full upright image, uint8 [h,w,3]."""
     matrix = align.face_matrix(face, align.arcface(size))
-    outside = align.chip_leaves_image(matrix, (size, size), rgb.shape[1], rgb.shape[0])
-    return align.warp(rgb, matrix, (size, size)), outside
+    leaves = align.chip_leaves_image(matrix, (size, size), rgb.shape[1], rgb.shape[0])
+    return align.warp(rgb, matrix, (size, size)), "padded" if leaves else "none"
 
 
 def encode_jpeg(rgb: npt.NDArray[np.uint8], quality: int) -> bytes:
@@ -132,9 +132,9 @@ def crop_face(
     JPEG; sharpness and brightness are those of the detected box, without the margin.
     """
     if options.shape == "aligned":
-        pixels, padded = cut_aligned(rgb, face, options.aligned_size)
+        pixels, outside = cut_aligned(rgb, face, options.aligned_size)
     else:
-        pixels, padded = cut_box(rgb, face, options)
+        pixels, outside = cut_box(rgb, face, options)
     height, width = rgb.shape[:2]
     gray = face_measures.gray_face(rgb, face.box)
     return FaceCrop(
@@ -142,7 +142,7 @@ def crop_face(
         chip=align.align(rgb, face, alignment),
         width=pixels.shape[1],
         height=pixels.shape[0],
-        padded=padded,
+        outside=outside,
         sharpness=face_measures.sharpness(gray),
         brightness=face_measures.brightness(gray),
         roll=face_measures.roll(face.landmarks),

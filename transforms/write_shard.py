@@ -114,7 +114,7 @@ def metadata_row(key: str, sample: Sample, face: Face) -> dict[str, Any]:
         "height": image.height,
         "crop_width": crop.width,
         "crop_height": crop.height,
-        "padded": crop.padded,
+        "outside": crop.outside,
         "sharpness": crop.sharpness,
         "brightness": crop.brightness,
         "roll": crop.roll,

@@ -100,6 +100,17 @@ def test_the_paper_policy_states_what_the_careful_one_does_not() -> None:
     assert set(caption(one, policy="paper").stated_labels) == set(one.labels)
 
 
+@pytest.mark.parametrize("gender", ["inferred", "neutral"])
+def test_facial_hair_is_not_said_of_a_woman_but_of_anybody_else(gender: str) -> None:
+    hairy = {"Goatee": 0.9, "Sideburns": 0.9, "Smiling": 0.9}
+    assert caption(face(**hairy, Male=0.1), gender=gender).stated_labels == ("Smiling",)
+    for male in (0.5, 0.95):
+        assert {"Goatee", "Sideburns"} <= set(
+            caption(face(**hairy, Male=male), gender=gender).stated_labels
+        )
+    assert "Goatee" in caption(face(**hairy, Male=0.1), policy="paper").stated_labels
+
+
 def test_nothing_to_state() -> None:
     found = caption(face(Attractive=0.99, No_Beard=0.9))
     assert found.drop == Drop(Stage.CAPTION, Reason.NOTHING_TO_STATE)

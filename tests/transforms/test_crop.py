@@ -104,23 +104,23 @@ def test_every_face_has_one_outcome_and_the_largest_survive(squares, max_faces: 
 
 def test_box_crop_keeps_the_original_pixels() -> None:
     rgb = picture(600, 400)
-    pixels, padded = crop.cut_box(rgb, face((200.5, 100, 300.5, 250)), CropOptions(margin=0.1))
+    pixels, outside = crop.cut_box(rgb, face((200.5, 100, 300.5, 250)), CropOptions(margin=0.1))
     np.testing.assert_array_equal(pixels, rgb[85:265, 190:311])
-    assert not padded
+    assert outside == "none"
 
 
 def test_outside_is_clamped_or_padded() -> None:
     rgb = picture(300, 200)
     beyond = face((-20, 10, 130, 210))
-    clamped, padded = crop.cut_box(rgb, beyond, CropOptions(margin=0))
+    clamped, outside = crop.cut_box(rgb, beyond, CropOptions(margin=0))
     np.testing.assert_array_equal(clamped, rgb[10:200, 0:130])
-    assert not padded
-    whole, padded = crop.cut_box(rgb, beyond, CropOptions(margin=0, outside="pad"))
-    assert whole.shape == (200, 150, 3) and padded
+    assert outside == "clamped"
+    whole, outside = crop.cut_box(rgb, beyond, CropOptions(margin=0, outside="pad"))
+    assert whole.shape == (200, 150, 3) and outside == "padded"
     np.testing.assert_array_equal(whole[:190, 20:], clamped)
     np.testing.assert_array_equal(whole[0, :20], np.repeat(clamped[0, :1], 20, axis=0))
-    inner, padded = crop.cut_box(rgb, face((40, 40, 160, 160)), CropOptions(outside="pad"))
-    assert not padded and inner.shape == (168, 168, 3)
+    inner, outside = crop.cut_box(rgb, face((40, 40, 160, 160)), CropOptions(outside="pad"))
+    assert outside == "none" and inner.shape == (168, 168, 3)
 
 
 def test_the_jpeg_has_equal_bytes_full_chroma_and_no_metadata() -> None:
@@ -144,7 +144,7 @@ def test_the_chip_does_not_depend_on_the_saved_crop() -> None:
             CropOptions(shape="aligned", aligned_size=160),
         )
     ]
-    assert [c.padded for c in crops] == [False, True, True]
+    assert [c.outside for c in crops] == ["clamped", "padded", "padded"]
     assert (crops[2].width, crops[2].height) == (160, 160)
     for found in crops:
         assert found.chip.shape == (109, 89, 3) and found.chip.dtype == np.uint8
