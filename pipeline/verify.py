@@ -21,10 +21,13 @@ from facecap.schemas.tables import LEDGER, METADATA
 from facecap.transforms.store import Store
 
 TAR_MEMBERS = ("jpg", "json", "txt")
+SHARED = ("row", "url", "sha256", "format", "width", "height")
+"""Columns that the ledger and the metadata both hold."""
 
 
 def verify(store: Store) -> Iterator[str]:
-    """Every fault of the dataset, one line each; nothing when it is sound.
+    """Every fault of the dataset, one line each; nothing when it is sound. The versions in
+    dataset.json are not compared: they are those of whoever wrote it last.
 
     Raises UsageError when the folder is not the output of a build.
     """
@@ -37,6 +40,8 @@ def verify(store: Store) -> Iterator[str]:
     if not isinstance(build.input.get("rows"), int):
         yield f"{BUILD_FILE}: input.rows is no number; restore the file"
         return
+    if build.fingerprint != build.content_hash:
+        yield f"{BUILD_FILE}: its fingerprint does not agree with its settings"
     for number in range(build.shards):
         if number not in records:
             yield f"shard {number:06d}: not committed; give the build's command again"
@@ -54,27 +59,37 @@ def _verify_shard(store: Store, build: BuildFile, record: CommitRecord) -> Itera
         yield f"its record names {sorted(record.files)}, expected {sorted(SHARD_FILES)}"
         return
     sound = True
-    for kind, entry in record.files.items():
-        if entry.path != shard_file(kind, record.shard):
-            yield f"its record names {entry.path} for its {kind}"
-            sound = False
-        elif not store.exists(entry.path):
-            yield (
-                f"{entry.path} is missing; give the build's command again; if that fails, delete "
-                f"{commit_file(record.shard)} first"
-            )
-            sound = False
-        elif (found := store.entry(entry.path, entry.path)) != entry:
-            yield (
-                f"{entry.path} is not what was committed: {found.bytes} bytes, "
-                f"sha256 {found.sha256[:12]}, expected {entry.bytes} bytes, {entry.sha256[:12]}"
-            )
+    for kind in record.files:
+        fault = _file_fault(store, kind, record)
+        if fault:
+            yield fault
             sound = False
     if sound:
         try:
             yield from _verify_contents(store, build, record)
         except (OSError, pa.ArrowException, tarfile.TarError, ValueError) as error:
             yield f"unreadable: {' '.join(str(error).split())[:200]}"
+
+
+def _file_fault(store: Store, kind: str, record: CommitRecord) -> str | None:
+    entry = record.files[kind]
+    if entry.path != shard_file(kind, record.shard):
+        return f"its record names {entry.path} for its {kind}"
+    try:
+        found = store.entry(entry.path, entry.path)
+    except FileNotFoundError:
+        return (
+            f"{entry.path} is missing; give the build's command again; if that fails, delete "
+            f"{commit_file(record.shard)} first"
+        )
+    except OSError as error:
+        return f"{entry.path} is not readable ({error.strerror})"
+    if found == entry:
+        return None
+    return (
+        f"{entry.path} is not what was committed: {found.bytes} bytes, "
+        f"sha256 {found.sha256[:12]}, expected {entry.bytes} bytes, {entry.sha256[:12]}"
+    )
 
 
 def _verify_contents(store: Store, build: BuildFile, record: CommitRecord) -> Iterator[str]:
@@ -89,21 +104,33 @@ def _verify_contents(store: Store, build: BuildFile, record: CommitRecord) -> It
     if [r["row"] for r in ledger] != list(range(first_row, first_row + rows)):
         yield f"the ledger does not hold the rows {first_row} to {first_row + rows - 1} once each"
         return
+    if any(row["faces"] is None or None in row["faces"] for row in ledger):
+        yield "the ledger lacks faces that it counts"
+        return
+    for row in ledger:
+        kept = any(face["outcome"] == Outcome.KEPT for face in row["faces"])
+        if (row["outcome"] == Outcome.KEPT) != kept:
+            yield f"the ledger's row {row['row']} is {row['outcome']}, unlike its faces"
     counts = _counts(ledger)
     if not counts.balanced or counts != record.counts:
         yield f"the ledger counts {counts}, the commit record {record.counts}"
     if not set(METADATA.names) <= set(metadata.schema.names):
         yield f"the metadata lacks {sorted(set(METADATA.names) - set(metadata.schema.names))}"
         return
-    expected = [
-        face_key(record.shard, first_row, row["row"], rank)
+    expected = {
+        face_key(record.shard, first_row, row["row"], rank): {name: row[name] for name in SHARED}
         for row in ledger
         for rank, face in enumerate(row["faces"])
         if face["outcome"] == Outcome.KEPT
-    ]
+    }
     keys = metadata["key"].to_pylist()
-    if keys != expected:
+    if keys != list(expected):
         yield f"the metadata holds {len(keys)} faces, the ledger keeps {len(expected)} (or others)"
+        return
+    for key, found in zip(keys, metadata.select(SHARED).to_pylist(), strict=True):
+        different = [name for name in SHARED if found[name] != expected[key][name]]
+        if different:
+            yield f"{key}: the metadata and the ledger differ in {', '.join(different)}"
     captions = dict(zip(keys, metadata["caption"].to_pylist(), strict=True))
     yield from _verify_tar(store, record, captions)
 
@@ -128,23 +155,32 @@ def _counts(ledger: list[dict[str, Any]]) -> Counts:
 
 def _verify_tar(store: Store, record: CommitRecord, captions: dict[str, str]) -> Iterator[str]:
     expected = [f"{key}.{kind}" for key in captions for kind in TAR_MEMBERS]
-    with tarfile.open(store.path(record.files["tar"].path)) as tar:
+    with tarfile.open(store.path(record.files["tar"].path), "r:") as tar:
         names = tar.getnames()
-        if names != expected:
+        members = {member.name: member for member in tar.getmembers() if member.isreg()}
+        if names != expected or list(members) != expected:
             yield f"the tar holds {len(names)} members, expected {len(expected)} (or others)"
             return
         for key, caption in captions.items():
-            member = tar.extractfile(f"{key}.txt")
-            if member is None or member.read().decode() != caption:
+            text = tar.extractfile(members[f"{key}.txt"])
+            if text is None or text.read().decode() != caption:
                 yield f"{key}.txt is not the caption in the metadata"
 
 
 def _stray_files(store: Store, build: BuildFile) -> Iterator[str]:
-    for kind, pattern in SHARD_FILES.items():
+    shards = range(build.shards)
+    expected = {shard_file(kind, number) for kind in SHARD_FILES for number in shards}
+    expected |= {commit_file(number) for number in shards}
+    for pattern in (*SHARD_FILES.values(), commit_file(0)):
         folder = pattern.partition("/")[0]
-        expected = {shard_file(kind, n).partition("/")[2] for n in range(build.shards)}
-        for name in sorted(set(store.list(folder)) - expected):
-            yield f"{folder}/{name}: belongs to no shard of this build"
+        try:
+            found = [f"{folder}/{name}" for name in store.list(folder) if name[0] != "."]
+        except OSError as error:
+            yield f"{folder}: not readable ({error.strerror})"
+            continue
+        for name in found:
+            if name not in expected:
+                yield f"{name}: belongs to no shard of this build"
 
 
 def _verify_manifest(
@@ -156,6 +192,9 @@ def _verify_manifest(
         manifest = json.loads(store.read(MANIFEST_FILE))
     except FileNotFoundError:
         yield f"{MANIFEST_FILE}: missing; give the build's command again"
+        return
+    except OSError as error:
+        yield f"{MANIFEST_FILE}: not readable ({error.strerror})"
         return
     except ValueError:
         yield f"{MANIFEST_FILE}: not JSON"

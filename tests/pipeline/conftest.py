@@ -5,27 +5,35 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from facecap.pipeline.manifest import finish_dataset
-from facecap.pipeline.output import BuildFile, claim
+from facecap.pipeline.output import BuildFile, claim, content_hash
 from facecap.schemas.sample import SampleBatch
 from facecap.schemas.shard import InputRange, ShardSpec
+from facecap.schemas.tables import SCHEMA_VERSION
 from facecap.transforms.decode import DecodeOptions
 from facecap.transforms.store import Store
 from facecap.transforms.write_shard import ShardResult, ShardWriter, WriteConfig
 from tests.samples import random_sample
 
 ROWS, PER_SHARD = 25, 10
+CONTENT: dict[str, Any] = {
+    "settings": {"crop.min_side": 128},
+    "models": {"detect.model": "aa"},
+    "input": {"rows": ROWS},
+}
+FINGERPRINT = content_hash(SCHEMA_VERSION, *CONTENT.values())
 
 
 def write_shard(store: Store, number: int) -> None:
     rows = min(PER_SHARD, ROWS - number * PER_SHARD)
     spec = ShardSpec(number, number * PER_SHARD, (InputRange("x", 0, rows),))
     extra = pa.schema([("similarity", pa.float64())])
-    config = WriteConfig(str(store.root), "f", extra, "{}", 2, DecodeOptions())
+    config = WriteConfig(str(store.root), FINGERPRINT, extra, "{}", 2, DecodeOptions())
     rng = random.Random(number)
     writer = ShardWriter(spec, config, store)
     writer.add(
@@ -37,14 +45,7 @@ def write_shard(store: Store, number: int) -> None:
 
 @pytest.fixture
 def build_file() -> BuildFile:
-    return BuildFile(
-        fingerprint="f",
-        rows_per_shard=PER_SHARD,
-        shards=3,
-        settings={"crop.min_side": 128},
-        models={"detect.model": "aa"},
-        input={"rows": ROWS},
-    )
+    return BuildFile(fingerprint=FINGERPRINT, rows_per_shard=PER_SHARD, shards=3, **CONTENT)
 
 
 @pytest.fixture
