@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from facecap.schemas.sample import Face, Sample
 from facecap.schemas.shard import ShardSpec, face_key, sample_key
 from facecap.transforms import railway, worker
 from facecap.transforms.decode import DecodeOptions, decode
+from facecap.transforms.rows import to_json
 
 THUMBNAIL_SIDE = 160
 CONTEXT = 0.3
@@ -30,12 +30,27 @@ class RejectSampler:
         self._spec, self._per_reason, self._options = spec, per_reason, options
         self._chosen: dict[Reason, dict[str, tuple[str, dict[str, bytes]]]] = {}
 
-    def add(self, sample: Sample) -> None:
-        """Consider a finished sample. Only what could be decoded can be shown."""
+    def add(self, sample: Sample) -> str | None:
+        """Consider a finished sample. Only what could be decoded can be shown.
+
+        Under the railway's rules, for the image is decoded once more; but a defect here changes
+        no row any more, so it is returned, as the failure that the shard must have.
+        """
         if not self._per_reason or sample.image is None or sample.fetched is None:
-            return
+            return None
         if sample.drop is not None and sample.drop.stage.order <= Stage.DECODE.order:
-            return
+            return None
+        worker.mark(sample.row)
+        settled, failure = railway.settle(sample, Stage.DECODE, self._choose)
+        worker.mark(None)
+        drop = settled.drop
+        if drop is not None and _is_defect(drop) and not _is_defect(sample.drop):
+            failure = f"{drop.stage}: {drop.error}"
+        return failure and f"rejects: {failure}"
+
+    def _choose(self, sample: Sample) -> Sample:
+        """Raises Dropped where the image is broken in a part that the detector's smaller scale
+        did not need."""
         spec, image = self._spec, None
         candidates: list[tuple[str, Drop, Face | None]] = []
         if sample.drop is not None:
@@ -54,34 +69,23 @@ class RejectSampler:
                 continue
             if image is None:
                 image = self._decode(sample)
-                if image is None:
-                    return
             chosen[digest] = (key, _members(sample, drop, face, image))
             if len(chosen) > self._per_reason:
                 del chosen[max(chosen)]
+        return sample
 
-    def _decode(self, sample: Sample) -> npt.NDArray[np.uint8] | None:
-        """The image, or None where it is broken in a part that the detector's smaller scale did
-        not need. Under the railway's rules: what an image does here is no more the end of a build
-        than what it does in a stage."""
-        images: list[npt.NDArray[np.uint8]] = []
-
-        def show(sample: Sample) -> Sample:
-            assert sample.fetched is not None and sample.fetched.body is not None  # was decoded
-            scale = 1.0 if sample.faces else min(1.0, THUMBNAIL_SIDE / max(_size(sample)))
-            images.append(decode(sample.fetched.body, self._options, scale=scale))
-            return sample
-
-        worker.mark(sample.row)
-        _, failure = railway.settle(sample, Stage.DECODE, show)
-        worker.mark(None)
-        if failure:
-            raise RuntimeError(f"rejects: {failure}")
-        return images[0] if images else None
+    def _decode(self, sample: Sample) -> npt.NDArray[np.uint8]:
+        assert sample.fetched is not None and sample.fetched.body is not None  # was decoded
+        scale = 1.0 if sample.faces else min(1.0, THUMBNAIL_SIDE / max(_size(sample)))
+        return decode(sample.fetched.body, self._options, scale=scale)
 
     def members(self) -> list[tuple[str, dict[str, bytes]]]:
         """(key, {extension: bytes}) of all that was chosen, sorted by key."""
         return sorted(pair for chosen in self._chosen.values() for pair in chosen.values())
+
+
+def _is_defect(drop: Drop | None) -> bool:
+    return drop is not None and drop.reason is Reason.INTERNAL_ERROR
 
 
 def _size(sample: Sample) -> tuple[int, int]:
@@ -109,7 +113,7 @@ def _members(
         "score": face.score if face else None,
         "box": face.box if face else None,
     }
-    return {"jpg": jpeg.getvalue(), "json": json.dumps(about, ensure_ascii=False).encode()}
+    return {"jpg": jpeg.getvalue(), "json": to_json(about)}
 
 
 def _around(

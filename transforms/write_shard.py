@@ -3,7 +3,6 @@ commits them. Nothing that varies between runs enters a file."""
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
 from collections.abc import Iterator
@@ -17,14 +16,15 @@ from apache_beam.metrics import Metrics
 from webdataset.writer import TarWriter
 
 from facecap.schemas.commit import CommitRecord, Counts, FileEntry
-from facecap.schemas.outcomes import Outcome, Stage
-from facecap.schemas.sample import Face, Fetched, Sample, SampleBatch
+from facecap.schemas.outcomes import Stage
+from facecap.schemas.sample import Face, Sample, SampleBatch
 from facecap.schemas.shard import ShardSpec, face_key, shard_file
-from facecap.schemas.tables import LEDGER, input_column_name, metadata_schema
+from facecap.schemas.tables import LEDGER, metadata_schema
 from facecap.transforms import worker
 from facecap.transforms.commit import attempt_file, commit
 from facecap.transforms.decode import DecodeOptions
 from facecap.transforms.rejects import RejectSampler
+from facecap.transforms.rows import ledger_row, metadata_row, to_json
 from facecap.transforms.store import Store
 
 log = logging.getLogger("facecap")
@@ -58,74 +58,6 @@ class ShardResult:
     error: str | None = None
 
 
-def ledger_row(sample: Sample) -> dict[str, Any]:
-    """The ledger's row of a finished sample (schemas.tables.LEDGER)."""
-    drop, fetched, image = sample.final_drop, sample.fetched or Fetched(), sample.image
-    return {
-        "row": sample.row,
-        "url": sample.url,
-        "outcome": sample.outcome,
-        "stage": drop.stage if drop else None,
-        "reason": drop.reason if drop else None,
-        "error": drop.error if drop else None,
-        "http_status": fetched.http_status,
-        "format": image.format if image else None,
-        "width": image.width if image else None,
-        "height": image.height if image else None,
-        "bytes": len(fetched.body) if fetched.body is not None else None,
-        "sha256": fetched.sha256,
-        "faces": [_ledger_face(face, sample) for face in sample.faces],
-    }
-
-
-def _ledger_face(face: Face, sample: Sample) -> dict[str, Any]:
-    drop = face.drop or sample.drop
-    return {
-        "outcome": Outcome.DROPPED if drop else Outcome.KEPT,
-        "stage": drop.stage if drop else None,
-        "reason": drop.reason if drop else None,
-        "error": drop.error if drop else None,
-        "score": face.score,
-        "box": face.box,
-    }
-
-
-def metadata_row(key: str, sample: Sample, face: Face) -> dict[str, Any]:
-    """The metadata's row of a kept face (schemas.tables.METADATA and the input's columns)."""
-    crop, image, fetched = face.crop, sample.image, sample.fetched
-    assert crop and image and fetched and face.probabilities is not None  # it was kept
-    return {
-        "key": key,
-        "row": sample.row,
-        "url": sample.url,
-        "source_caption": sample.source_caption,
-        "caption": face.caption,
-        "raw_caption": face.raw_caption,
-        "labels": list(face.labels),
-        "stated_labels": list(face.stated_labels),
-        "probabilities": face.probabilities.tolist(),
-        "box": list(face.box),
-        "landmarks": [list(point) for point in face.landmarks],
-        "score": face.score,
-        "faces_in_image": len(sample.faces),
-        "face_rank": face.rank,
-        "format": image.format,
-        "width": image.width,
-        "height": image.height,
-        "crop_width": crop.width,
-        "crop_height": crop.height,
-        "outside": crop.outside,
-        "sharpness": crop.sharpness,
-        "brightness": crop.brightness,
-        "roll": crop.roll,
-        "yaw": crop.yaw,
-        "inside": crop.inside,
-        "phash": crop.phash,
-        "sha256": fetched.sha256,
-        **{input_column_name(name): value for name, value in sample.extra.items()},
-    }
-
-
 class ShardWriter:
     """One attempt at one shard: `add` its batches in any order, then `close` it."""
 
@@ -151,7 +83,9 @@ class ShardWriter:
             return
         self._counts = Counts.total([self._counts, Counts.of(batch.samples)])
         for sample in batch.samples:
-            self._rejects.add(sample)
+            self.failure = self._rejects.add(sample)
+            if self.failure:
+                return
             self._ledger[sample.row] = ledger_row(sample)
             for face in sample.faces:
                 if face.drop is None and sample.drop is None:
@@ -206,12 +140,11 @@ class ShardWriter:
         with self._store.write(attempt_file(attempt, "tar")) as file, _tar(file) as tar:
             for key, row, offset, size in self._crops:
                 self._spool.seek(offset)
-                about = json.dumps(row, ensure_ascii=False, default=str)
                 tar.write(
                     {
                         "__key__": key,
                         "jpg": self._spool.read(size),
-                        "json": about.encode(),
+                        "json": to_json(row),
                         "txt": row["caption"].encode(),
                     }
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +45,7 @@ def sample(row: int, drop: Drop | None, width: int = 64, height: int = 48, **mor
 def chosen(*samples: Sample, per_reason: int = 8) -> dict[str, dict[str, bytes]]:
     sampler = RejectSampler(SPEC, per_reason, DecodeOptions())
     for one in samples:
-        sampler.add(one)
+        assert sampler.add(one) is None
     return dict(sampler.members())
 
 
@@ -133,10 +134,23 @@ def test_an_image_that_breaks_the_decoder_does_not_end_the_build(
     assert set(chosen(odd, sample(401, NO_FACE))) == {"000004000001"}
 
 
-def test_broken_code_is_not_taken_for_a_broken_image(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [AttributeError, TypeError, ValueError, ArithmeticError])
+@pytest.mark.parametrize("where", ["decode", "to_json"])
+@pytest.mark.parametrize(
+    "dropped", [sample(400, NO_FACE), sample(400, None, faces=(face(0, FACE_DROPS[0]),))]
+)
+def test_a_defect_is_returned_as_the_shards_failure(
+    monkeypatch: pytest.MonkeyPatch, where: str, kind: type[Exception], dropped: Sample
+) -> None:
     def broken(*arguments: Any, **more: Any) -> Any:
-        raise AttributeError("no such function in this version")
+        raise kind("a defect")
 
-    monkeypatch.setattr(rejects, "decode", broken)
-    with pytest.raises(RuntimeError, match="AttributeError"):
-        chosen(sample(400, NO_FACE))
+    monkeypatch.setattr(rejects, where, broken)
+    failure = RejectSampler(SPEC, 8, DecodeOptions()).add(dropped)
+    assert failure is not None and failure.startswith(f"rejects: decode: {kind.__name__} ")
+
+
+def test_an_odd_score_or_box_is_still_json() -> None:
+    odd = replace(face(0, FACE_DROPS[0]), score=math.nan, box=(0.0, 0.0, 9.0, 9.0))
+    members = chosen(sample(400, None, faces=(odd,)))["000004000000_00"]
+    assert json.loads(members["json"])["score"] is None

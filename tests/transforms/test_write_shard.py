@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import random
+import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +19,12 @@ from hypothesis import strategies as st
 
 from facecap.schemas.commit import CommitRecord, Counts
 from facecap.schemas.outcomes import Drop, Reason, Stage
-from facecap.schemas.sample import Sample, SampleBatch
+from facecap.schemas.sample import Fetched, ImageInfo, Sample, SampleBatch
 from facecap.schemas.shard import InputRange, ShardSpec
+from facecap.transforms import rejects
 from facecap.transforms.commit import read_record
 from facecap.transforms.decode import DecodeOptions
+from facecap.transforms.rejects import RejectSampler
 from facecap.transforms.store import Store
 from facecap.transforms.write_shard import (
     ShardFailed,
@@ -26,7 +32,7 @@ from facecap.transforms.write_shard import (
     WriteConfig,
     WriteShardFn,
 )
-from tests.samples import random_sample
+from tests.samples import face, random_sample
 
 EXTRA = pa.schema([("similarity", pa.float64())])
 BROKEN = Drop(Stage.CROP, Reason.INTERNAL_ERROR, "ArithmeticError 0123")
@@ -110,21 +116,23 @@ def test_books_that_do_not_balance_are_never_committed(tmp_path: Path, spoil) ->
     assert not (tmp_path / "shards").exists()
 
 
-@pytest.mark.parametrize(("errors", "fails"), [(3, False), (4, True)])
+@pytest.mark.parametrize(
+    ("rows", "errors", "fails"),
+    [(100, 3, False), (100, 4, True), (5000, 5, False), (5000, 6, True)],
+)
 def test_a_few_internal_errors_are_rows_many_fail_the_shard(
-    tmp_path: Path, errors: int, fails: bool
+    tmp_path: Path, rows: int, errors: int, fails: bool
 ) -> None:
-    shard = spec(0, 100)
-    samples = samples_of(shard, 5)
-    for index in range(errors):
-        samples[index] = replace(samples[index], drop=BROKEN, faces=())
+    shard = spec(0, rows)
+    fetch = Drop(Stage.DOWNLOAD, Reason.DNS)
+    samples = [Sample(i, "u", drop=BROKEN if i < errors else fetch) for i in range(rows)]
     writer = ShardWriter(shard, config(tmp_path), Store(tmp_path))
     writer.add(SampleBatch(shard, tuple(samples)))
     if fails:
-        with pytest.raises(ShardFailed, match="4 rows met an internal error"):
+        with pytest.raises(ShardFailed, match=f"{errors} rows met an internal error"):
             writer.close()
     else:
-        assert writer.close().counts.internal_errors == 3
+        assert writer.close().counts.internal_errors == errors
 
 
 def test_a_failed_shard_stays_uncommitted_and_the_others_go_on(tmp_path: Path) -> None:
@@ -144,6 +152,55 @@ def test_a_failed_shard_stays_uncommitted_and_the_others_go_on(tmp_path: Path) -
     assert [(r.shard, r.error) for r in results] == [(0, "detect: ImportError 12"), (1, None)]
     assert read_record(Store(tmp_path), 0) is None
     assert read_record(Store(tmp_path), 1) is not None
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError])
+def test_a_defect_in_rejects_fails_its_shard_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    decode = rejects.decode
+    bad, good = spec(0, 8), spec(1, 8)
+    bodies = {s.fetched.body for s in samples_of(bad, 1) if s.fetched}
+
+    def broken(body: bytes, *rest: Any, **more: Any) -> Any:
+        if body in bodies:
+            raise kind("a defect")
+        return decode(body, *rest, **more)
+
+    monkeypatch.setattr(rejects, "decode", broken)
+    fn = WriteShardFn(config(tmp_path))
+    fn.setup()
+    fn.start_bundle()
+    results = []
+    for shard, seed in ((bad, 1), (good, 2)):
+        for samples in batched(samples_of(shard, seed), 3):
+            results += list(fn.process(SampleBatch(shard, tuple(samples))))
+    fn.finish_bundle()
+    failed, done = results
+    assert failed.error is not None and failed.error.startswith(f"rejects: decode: {kind.__name__}")
+    assert done.error is None
+    assert [read_record(Store(tmp_path), n) is None for n in (0, 1)] == [True, False]
+
+
+def test_the_json_of_a_face_is_json_whatever_the_inputs_columns_hold(tmp_path: Path) -> None:
+    extra = pa.schema([("similarity", pa.float64()), ("blob", pa.binary())])
+    shard = spec(0, 1)
+    one = Sample(
+        0,
+        "u",
+        extra={"similarity": math.nan, "blob": b"\x00\xff"},
+        fetched=Fetched(200, b"", "ab"),
+        image=ImageInfo("JPEG", 48, 48),
+        faces=(face(0),),
+    )
+    writer = ShardWriter(shard, replace(config(tmp_path), extra=extra), Store(tmp_path))
+    writer.add(SampleBatch(shard, (one,)))
+    record = writer.close()
+    with tarfile.open(tmp_path / record.files["tar"].path) as tar:
+        member = tar.extractfile("000000000000_00.json")
+        assert member is not None
+        about = json.load(member)
+    assert (about["similarity"], about["blob"]) == (None, "00ff")
 
 
 def test_a_bundle_that_ends_with_an_open_shard_is_an_error(tmp_path: Path) -> None:
@@ -167,8 +224,6 @@ def test_a_second_attempt_gets_the_first_ones_counts(tmp_path: Path) -> None:
 
 
 def test_rejects_are_at_most_so_many_per_reason(tmp_path: Path) -> None:
-    from facecap.transforms.rejects import RejectSampler
-
     shard = spec(0, 120)
     samples = samples_of(shard, 9)
     sampler = RejectSampler(shard, 2, DecodeOptions())
@@ -178,8 +233,6 @@ def test_rejects_are_at_most_so_many_per_reason(tmp_path: Path) -> None:
     assert [k for k, _ in chosen] == sorted(k for k, _ in chosen)
     by_reason: dict[str, int] = {}
     for _, members in chosen:
-        import json
-
         reason = json.loads(members["json"])["reason"]
         by_reason[reason] = by_reason.get(reason, 0) + 1
     assert by_reason == {"no_face": 2, "too_small": 2, "low_score": 2, "few_labels": 2}
