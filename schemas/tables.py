@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -76,16 +78,76 @@ METADATA = pa.schema(
 """One row per kept face, sorted by `key`; the input's other columns follow."""
 
 
-def input_column_name(name: str) -> str:
-    """The name under which an extra input column is stored in the metadata. No two columns get
-    one name: `input_caption`, as in the metadata of another build, is moved aside, too."""
-    base = name
-    while base.startswith("input_"):
-        base = base.removeprefix("input_")
-    return f"input_{name}" if base in METADATA.names else name
+def input_column_names(names: Iterable[str]) -> list[str]:
+    """The names under which extra input columns are stored in the metadata, in order.
+
+    A column named like one of ours, in whatever case (DuckDB and Spark tell no case), becomes
+    `input_NAME`; so does whatever would still clash with another.
+    """
+    ours = {name.lower() for name in METADATA.names}
+    taken, stored = set(ours), {}
+    names = list(names)
+    for name in sorted(names, key=lambda name: name.lower() not in ours):
+        new = name
+        while new.lower() in taken:
+            new = f"input_{new}"
+        taken.add(new.lower())
+        stored[name] = new
+    return [stored[name] for name in names]
 
 
 def metadata_schema(extra: pa.Schema) -> pa.Schema:
     """METADATA with the input's extra columns behind it, renamed where they collide."""
-    fields = [pa.field(input_column_name(f.name), f.type) for f in extra]
+    names = input_column_names(extra.names)
+    fields = [pa.field(name, f.type) for name, f in zip(names, extra, strict=True)]
     return pa.schema([*METADATA, *fields])
+
+
+def stored_type(kind: pa.DataType) -> pa.DataType:
+    """The type in which an input column of type `kind` is stored.
+
+    It is `kind`, but for what plain Python values cannot carry the same way on every machine:
+    nanoseconds become microseconds, time zones UTC; dictionaries, views and extension types
+    become what they stand for. Raises ValueError on a struct with two fields of one name.
+    """
+    return replace_leaves(kind, _stored_leaf)
+
+
+def _stored_leaf(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        return stored_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return stored_type(kind.value_type)
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp(_stored_unit(kind), "UTC" if kind.tz else None)
+    if pa.types.is_duration(kind):
+        return pa.duration(_stored_unit(kind))
+    if pa.types.is_time64(kind):
+        return pa.time64("us")
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def _stored_unit(kind: pa.TimestampType | pa.DurationType) -> str:
+    return "us" if kind.unit == "ns" else str(kind.unit)
+
+
+def replace_leaves(kind: pa.DataType, replace: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """`kind` with `replace` applied to every type in it that holds no others."""
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"has two fields named {twice!r}")
+        return pa.struct([f.with_type(replace_leaves(f.type, replace)) for f in kind])
+    if pa.types.is_map(kind):
+        key, item = (replace_leaves(t, replace) for t in (kind.key_type, kind.item_type))
+        return pa.map_(key, item)
+    for is_list, make in (
+        (pa.types.is_list, pa.list_),
+        (pa.types.is_large_list, pa.large_list),
+        (pa.types.is_fixed_size_list, lambda item: pa.list_(item, kind.list_size)),
+    ):
+        if is_list(kind):
+            item = kind.value_field
+            return make(item.with_type(replace_leaves(item.type, replace)))
+    return replace(kind)
