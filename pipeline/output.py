@@ -25,6 +25,7 @@ from facecap.transforms.store import Store
 BUILD_FILE = "build.json"
 MANIFEST_FILE = "dataset.json"
 LOGS = "logs"
+STAGED = "_input"
 PROGRESS = "_progress"
 CRASHES_FILE = f"{PROGRESS}/crashes.json"
 CRASHES_TO_DROP = 2
@@ -219,7 +220,7 @@ def _clear_leftovers(store: Store) -> None:
         record = read_record(store, int(number)) if number.isdigit() else None
         if record is None or record.attempt != attempt:
             store.remove_tree(f"{ATTEMPTS}/{attempt}")
-    for pattern in (f".{BUILD_FILE}.*", f".{MANIFEST_FILE}.*", "commits/.*"):
+    for pattern in (f".{BUILD_FILE}.*", f".{MANIFEST_FILE}.*", "commits/.*", f"{STAGED}/.*"):
         for half_written in store.root.glob(pattern):
             half_written.unlink()
     for folder in (ATTEMPTS, PROGRESS):

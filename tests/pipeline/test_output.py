@@ -99,9 +99,13 @@ def test_leftovers_are_cleared_but_an_unfinished_commit_is_kept(tmp_path: Path) 
     record = CommitRecord(shard=1, attempt="000001-won", fingerprint="f", files={}, counts=Counts())
     store.create(commit_file(1), record.to_json())
     store.path("commits/.000000.json.abc").write_bytes(b"half")
+    for name in ("_input/ab.parquet", "_input/.cd.123"):
+        with store.write(name) as file:
+            file.write(b"x")
     with shared_lock_and_cleaning(store):
         assert store.list("_attempts") == ["000001-won"]
         assert store.list("commits") == ["000001.json"]
+        assert store.list("_input") == ["ab.parquet"]
 
 
 def test_a_racing_builds_attempts_are_left_alone(tmp_path: Path) -> None:
