@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from facecap.pipeline.errors import UsageError
 from facecap.schemas.shard import InputRange, ShardSpec
-from facecap.transforms.read_rows import Columns, InputOptions
+from facecap.schemas.tables import stored_type
+from facecap.transforms.read_rows import Columns, InputOptions, cast
 
 URL_COLUMNS = ("url", "URL", "image_url", "img_url", "imageUrl", "uri", "src")
 CAPTION_COLUMNS = (
@@ -60,9 +61,12 @@ class Plan:
 
     files: tuple[ParquetFile, ...]
     columns: Columns
-    extra: pa.Schema
     rows: int
     rows_per_shard: int
+
+    @property
+    def extra(self) -> pa.Schema:
+        return self.columns.extra
 
     @property
     def shards(self) -> int:
@@ -79,14 +83,13 @@ def find_sources(location: str) -> list[SourceFile]:
     """
     try:
         fs, path = fsspec.core.url_to_fs(location)
-        if any(c in path for c in "*?["):
-            found = fs.glob(path, detail=True)
+        # A file may well be named `urls [v2].csv`: only what is not there is a pattern.
+        if any(c in path for c in "*?[") and not fs.exists(path):
+            found: dict[str, dict[str, Any]] = {}
+            for name, info in fs.glob(path, detail=True).items():
+                found.update({name: info} if info["type"] == "file" else _files_below(fs, name))
         elif fs.isdir(path):
-            found = {
-                name: info
-                for name, info in fs.find(path, detail=True).items()
-                if _format(name) and not _is_hidden(name.removeprefix(path))
-            }
+            found = _files_below(fs, path)
         else:
             found = {path: fs.info(path)}
     except FileNotFoundError:
@@ -101,10 +104,20 @@ def find_sources(location: str) -> list[SourceFile]:
         if kind is None:
             known = ", ".join(sorted(FORMATS))
             raise UsageError(f"--input {name}: unknown format; the name must end in {known}")
+        if info["size"] == 0:
+            raise UsageError(f"--input {name}: the file is empty; complete it, or take it away")
         files.append(SourceFile(fs.unstrip_protocol(name), kind, int(info["size"])))
     if not files:
         raise UsageError(f"--input {location}: holds no {', '.join(sorted(FORMATS))} file")
     return files
+
+
+def _files_below(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
+    return {
+        name: info
+        for name, info in fs.find(folder, detail=True).items()
+        if _format(name) and not _is_hidden(name.removeprefix(folder))
+    }
 
 
 def _format(name: str) -> str | None:
@@ -132,7 +145,8 @@ def _read_footer(path: str) -> ParquetFile:
 
 
 def choose_columns(schema: pa.Schema, options: InputOptions, source: str) -> Columns:
-    """Which columns hold the URL and the caption; the others are passed through.
+    """Which columns hold the URL and the caption; the others are passed through. `schema` is in
+    stored types.
 
     Raises UsageError when there is no URL column or a named column is missing.
     """
@@ -144,8 +158,8 @@ def choose_columns(schema: pa.Schema, options: InputOptions, source: str) -> Col
         schema, options.caption_column, CAPTION_COLUMNS, "input.caption_column", source
     )
     # pandas writes its index as a column of this name: bookkeeping, not data.
-    extra = [n for n in schema.names if n not in (url, caption) and not _is_pandas_index(n)]
-    return Columns(url=url, caption=caption, extra=tuple(extra))
+    extra = [f for f in schema if f.name not in (url, caption) and not _is_pandas_index(f.name)]
+    return Columns(url, caption, pa.schema(extra))
 
 
 def _column(
@@ -162,8 +176,6 @@ def _column(
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
     )
@@ -182,11 +194,13 @@ def make_plan(
 ) -> Plan:
     """Raises UsageError on files whose columns disagree and on an empty list."""
     try:
-        schema = pa.unify_schemas([f.schema.remove_metadata() for f in files])
+        schema = pa.unify_schemas([_stored_schema(f) for f in files], promote_options="permissive")
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"--input {source}: the files' columns disagree ({reason})") from None
     columns = choose_columns(schema, options, source)
+    for file in files:
+        _check_types(file, columns)
     lacking = next((f.path for f in files if columns.url not in f.schema.names), None)
     if lacking:
         raise UsageError(f"{lacking}: has no column {columns.url!r}, which other files have")
@@ -197,8 +211,31 @@ def make_plan(
     per_shard = rows_per_shard or min(
         MAX_ROWS_PER_SHARD_BY_DEFAULT, math.ceil(rows / SHARDS_AT_LEAST)
     )
-    extra = pa.schema([schema.field(name) for name in columns.extra])
-    return Plan(tuple(files), columns, extra, rows, per_shard)
+    return Plan(tuple(files), columns, rows, per_shard)
+
+
+def _stored_schema(file: ParquetFile) -> pa.Schema:
+    fields = []
+    for field in file.schema:
+        try:
+            fields.append(pa.field(field.name, stored_type(field.type)))
+        except ValueError as error:
+            raise UsageError(f"{file.path}: column {field.name!r} {error}; rename one") from None
+    return pa.schema(fields)
+
+
+def _check_types(file: ParquetFile, columns: Columns) -> None:
+    """Raises UsageError now on what would fail every shard of `file`."""
+    for name, kind in columns.types.items():
+        if name in file.schema.names:
+            was = file.schema.field(name).type
+            try:
+                cast(pa.array([], was), kind)
+            except (pa.ArrowException, NotImplementedError):
+                raise UsageError(
+                    f"{file.path}: column {name!r} holds {was}, which cannot be stored as {kind}; "
+                    "convert it, or leave it out of the list"
+                ) from None
 
 
 def shard_specs(

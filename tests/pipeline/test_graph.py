@@ -21,7 +21,7 @@ GROUP_BY_KEY = "beam:transform:group_by_key:v1"
 def web_scale_pipeline() -> beam.Pipeline:
     settings, _ = resolve_models(Settings())
     files = tuple(ParquetFile(f"/data/{n}.parquet", 12_500_000, pa.schema([])) for n in range(4))
-    plan = Plan(files, Columns(url="url"), pa.schema([]), 50_000_000, 10_000)
+    plan = Plan(files, Columns(url="url"), 50_000_000, 10_000)
     build = BuildFile(
         fingerprint="f" * 64,
         rows_per_shard=10_000,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from facecap.pipeline import plan as planning
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.plan import find_sources, make_plan, read_footers, shard_specs
-from facecap.transforms.read_rows import InputOptions
+from facecap.transforms.read_rows import InputOptions, read_shard
 
 
 def parquet(path: Path, **columns: list[object]) -> str:
@@ -72,13 +72,13 @@ def test_known_column_names_are_found(tmp_path: Path, names: tuple[str, str]) ->
     columns = {names[0]: ["u"], names[1]: ["t"], "similarity": [0.3], "__index_level_0__": [1]}
     columns_found = plan_of(parquet(tmp_path / "a.parquet", **columns)).columns
     assert (columns_found.url, columns_found.caption) == names
-    assert columns_found.extra == ("similarity",)
+    assert columns_found.extra.names == ["similarity"]
 
 
 def test_columns_named_by_setting(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", url=["no"], link=["u"], words=["t"])
     columns = plan_of(path, url_column="link", caption_column="words").columns
-    assert (columns.url, columns.caption, columns.extra) == ("link", "words", ("url",))
+    assert (columns.url, columns.caption, columns.extra.names) == ("link", "words", ["url"])
 
 
 @pytest.mark.parametrize(
@@ -159,3 +159,56 @@ def test_the_graph_of_a_web_scale_list_is_small() -> None:
     specs = shard_specs(files, 50_000_000, 10_000)
     assert len(specs) == 5000
     assert len(pickle.dumps([tuple(s) for s in specs])) < 400_000
+
+
+def test_types_that_can_be_reconciled_are(tmp_path: Path) -> None:
+    kinds = [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), pa.string()),
+    ]
+    numbers = [[3], [3.5], pa.nulls(1, pa.int8()), pa.nulls(1)]
+    paths = [
+        parquet(tmp_path / f"{n}.parquet", url=pa.array(["u"], kind), width=width)
+        for n, (kind, width) in enumerate(zip(kinds, numbers, strict=True))
+    ]
+    plan = plan_of(*paths)
+    assert plan.extra == pa.schema([("width", pa.float64())])
+    (batch,) = read_shard(shard_specs([(p, 1) for p in paths], 4, 4)[0], plan.columns, 32)
+    assert [(s.url, s.extra["width"]) for s in batch.samples] == [
+        ("u", 3.0),
+        ("u", 3.5),
+        ("u", None),
+        ("u", None),
+    ]
+    for path in paths:
+        assert plan_of(path).columns.url == "url"
+
+
+def test_columns_that_cannot_be_stored_are_named(tmp_path: Path) -> None:
+    twice = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    path = parquet(tmp_path / "a.parquet", url=["u"], x=twice)
+    with pytest.raises(UsageError, match=r"a\.parquet: column 'x' has two fields named 'a'"):
+        plan_of(path)
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "urls [v2].parquet", url=["u", "v"])
+    (source,) = find_sources(path)
+    assert read_footers([source.path])[0].rows == 2
+
+
+def test_a_folder_that_a_glob_matches_is_read(tmp_path: Path) -> None:
+    for name in ("x.parquet/part-0.parquet", "x.parquet/_temporary/0.parquet", "y.parquet"):
+        parquet(tmp_path / name, url=["u"])
+    names = [s.path.rsplit("/", 1)[-1] for s in find_sources(f"{tmp_path}/*.parquet")]
+    assert names == ["part-0.parquet", "y.parquet"]
+
+
+@pytest.mark.parametrize("name", ["b.csv", "b.jsonl", "b.parquet"])
+def test_an_empty_file_is_named_with_the_remedy(tmp_path: Path, name: str) -> None:
+    parquet(tmp_path / "a.parquet", url=["u"])
+    (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=rf"{name}: the file is empty; .*take it away"):
+        find_sources(str(tmp_path))

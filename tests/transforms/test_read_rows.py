@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from facecap.schemas.outcomes import Reason, Stage
 from facecap.schemas.shard import InputRange
 from facecap.transforms.read_rows import Columns, read_range, read_shard
 
-COLUMNS = Columns(url="url", caption="caption", extra=("license",))
+COLUMNS = Columns(url="url", caption="caption", extra=pa.schema([("license", pa.int64())]))
 
 
 def write(path: Path, rows: int, first: int = 0, row_group_size: int = 7) -> str:
@@ -105,3 +106,65 @@ def test_a_column_that_a_file_lacks_is_null(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["http://h/a"]}), path)
     (row,) = read_range(InputRange(str(path), 0, 1), COLUMNS, 32)
     assert row == {"url": "http://h/a", "caption": None, "license": None}
+
+
+def test_a_range_that_cannot_be_read_fails_its_shard_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", 100, row_group_size=10)
+    specs = shard_specs([(path, 100)], 100, 25)
+    data = Path(path).read_bytes()
+    start = pq.ParquetFile(path).metadata.row_group(4).column(0).dictionary_page_offset
+    Path(path).write_bytes(data[:start] + b"\xff" * 60 + data[start + 60 :])
+    ruined = list(read_shard(specs[1], COLUMNS, 8))
+    assert [batch.failure is None for batch in ruined] == [True, False]
+    assert ruined[-1].failure.startswith("read: ")
+    rows = [sample.row for batch in ruined for sample in batch.samples]
+    assert rows == list(range(25, 50))  # WriteShard waits for all of them
+    for spec in (specs[0], specs[2]):
+        assert all(batch.failure is None for batch in read_shard(spec, COLUMNS, 8))
+
+
+def test_a_file_that_went_since_planning_fails_the_shard(tmp_path: Path) -> None:
+    (spec,) = shard_specs([(str(tmp_path / "gone.parquet"), 9)], 9, 9)
+    (batch,) = read_shard(spec, COLUMNS, 4)
+    assert len(batch) == 9 and batch.failure and "gone.parquet" in batch.failure
+
+
+def read_extra(tmp_path: Path, column: pa.Array, kind: pa.DataType) -> list[object]:
+    path = tmp_path / "a.parquet"
+    urls = [f"http://h/{n}" for n in range(len(column))]
+    pq.write_table(pa.table({"url": urls, "x": column}), path)
+    columns = Columns(url="url", extra=pa.schema([("x", kind)]))
+    return [row["x"] for row in read_range(InputRange(str(path), 0, len(urls)), columns, 32)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw"), [(pa.string(), pa.binary()), (pa.large_string(), pa.large_binary())]
+)
+def test_text_that_is_not_utf8_is_replaced(
+    tmp_path: Path, kind: pa.DataType, raw: pa.DataType
+) -> None:
+    data = pa.array([b"caf\xe9", None, b"tea"], raw)
+    bad = pa.Array.from_buffers(kind, 3, data.buffers())
+    assert read_extra(tmp_path, bad, kind) == ["caf\ufffd", None, "tea"]
+    path = tmp_path / "b.parquet"
+    pq.write_table(pa.table({"url": bad, "caption": bad}), path)
+    (spec,) = shard_specs([(str(path), 3)], 3, 3)
+    (batch,) = read_shard(spec, Columns("url", "caption"), 32)
+    assert [s.source_caption for s in batch.samples] == ["caf\ufffd", None, "tea"]
+
+
+def test_a_value_that_python_cannot_hold_is_null(tmp_path: Path) -> None:
+    kind = pa.timestamp("ms")
+    column = pa.array([10**15, 0], pa.int64()).cast(kind)
+    assert read_extra(tmp_path, column, kind) == [None, dt.datetime(1970, 1, 1)]
+
+
+def test_nanoseconds_need_no_pandas(tmp_path: Path) -> None:
+    column = pa.array([1_600_000_000_123_456_789], pa.int64()).cast(pa.timestamp("ns"))
+    (value,) = read_extra(tmp_path, column, pa.timestamp("us"))
+    assert type(value) is dt.datetime and str(value) == "2020-09-13 12:26:40.123456"
+
+
+def test_values_are_read_in_the_planned_type(tmp_path: Path) -> None:
+    assert read_extra(tmp_path, pa.array([2**53 + 1]), pa.float64()) == [2.0**53]
+    assert read_extra(tmp_path, pa.array(["x"], pa.string_view()), pa.string()) == ["x"]
