@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,95 +16,106 @@ import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
 from facecap.pipeline.errors import UsageError
+from facecap.pipeline.output import STAGED
 from facecap.pipeline.plan import CAPTION_COLUMNS, URL_COLUMNS, SourceFile
+from facecap.schemas.tables import replace_leaves
 from facecap.transforms.read_rows import InputOptions
 
 BLOCK_BYTES = 8 << 20
-STAGED = "_input"
 
 
 def stage(source: SourceFile, output: Path, options: InputOptions) -> str:
     """Stream `source` into a Parquet file under `output`/_input and return its path.
 
-    The name is made of the source's path and size, so a continued build finds it again. Types
-    are inferred from the first block; a file that breaks them later is staged as text. The
-    URL and caption columns are always text. Raises UsageError naming the file.
+    The name is made of what tells one state of the source from another (for a local file its
+    times, size and inode) and of `options`, so a continued build finds it again and a corrected
+    list is read anew. All columns of a CSV are text: its extras keep every zero and digit. JSON
+    keeps its types; a text that looks like a time is a text. Raises UsageError naming the file.
     """
-    name = hashlib.sha256(f"{source.path}\n{source.size}".encode()).hexdigest()[:16]
+    fs, path = fsspec.core.url_to_fs(source.path)
+    state = f"{source.path}\n{source.size}\n{fs.ukey(path)}\n{options.model_dump_json()}"
+    name = hashlib.sha256(state.encode()).hexdigest()[:16]
     target = output / STAGED / f"{name}.parquet"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{name}.{uuid.uuid4().hex}")
         try:
-            _convert(source, temporary, options)
+            _copy(source, temporary, options)
             temporary.replace(target)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"--input {source.path}: {reason}") from None
         finally:
             temporary.unlink(missing_ok=True)
     return str(target)
 
 
-def _convert(source: SourceFile, target: Path, options: InputOptions) -> None:
-    for as_text in (False, True):
-        try:
-            _copy(source, target, options, as_text)
-            return
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            # Only a CSV can be read again as text: JSON says what type a value has.
-            if as_text or source.format != "csv" or isinstance(error, OSError):
-                raise UsageError(f"--input {source.path}: {reason}") from None
-
-
-def _copy(source: SourceFile, target: Path, options: InputOptions, as_text: bool) -> None:
+def _copy(source: SourceFile, target: Path, options: InputOptions) -> None:
+    read = _read_csv if source.format == "csv" else _read_json
     with (
-        _batches(source, options, as_text) as (schema, batches),
+        read(source, options) as (schema, batches),
         pq.ParquetWriter(target, schema, compression="zstd") as writer,
     ):
         for batch in batches:
-            writer.write_batch(batch)
+            writer.write(batch)
+
+
+_Tables = tuple[pa.Schema, Iterable[pa.RecordBatch | pa.Table]]
 
 
 @contextmanager
-def _batches(
-    source: SourceFile, options: InputOptions, as_text: bool
-) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    with _open_csv(source) if source.format == "csv" else _open_json(source) as first:
-        schema = first.schema
-    known = {*URL_COLUMNS, *CAPTION_COLUMNS, options.url_column, options.caption_column}
-    text = {name: pa.string() for name in schema.names if as_text or name in known}
-    with _open_csv(source, text) if source.format == "csv" else _open_json(source, text) as reader:
-        yield reader.schema, iter(reader)
+def _read_csv(source: SourceFile, _: InputOptions) -> Iterator[_Tables]:
+    with _open_csv(source, []) as first:
+        names = first.schema.names
+    with _open_csv(source, names) as reader:
+        yield reader.schema, reader
 
 
 @contextmanager
-def _open_csv(
-    source: SourceFile, text: Mapping[str, pa.DataType] | None = None
-) -> Iterator[pa_csv.CSVStreamingReader]:
-    # An alt text "NA" or "null" is a text, not a missing value.
-    convert = pa_csv.ConvertOptions(column_types=text, strings_can_be_null=False)
+def _open_csv(source: SourceFile, text: Iterable[str]) -> Iterator[pa_csv.CSVStreamingReader]:
     with (
         fsspec.open(source.path, "rb") as file,
         pa_csv.open_csv(
             file,
             read_options=pa_csv.ReadOptions(block_size=BLOCK_BYTES),
             parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-            convert_options=convert,
+            # An alt text "NA" or "null" is a text, not a missing value.
+            convert_options=pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(text, pa.string()), strings_can_be_null=False
+            ),
         ) as reader,
     ):
         yield reader
 
 
 @contextmanager
-def _open_json(
-    source: SourceFile, text: Mapping[str, pa.DataType] | None = None
-) -> Iterator[pa_json.JSONStreamingReader]:
-    schema = pa.schema(list(text.items())) if text else None
-    with (
-        fsspec.open(source.path, "rb") as file,
-        pa_json.open_json(
-            file,
-            read_options=pa_json.ReadOptions(block_size=BLOCK_BYTES),
-            parse_options=pa_json.ParseOptions(explicit_schema=schema),
-        ) as reader,
-    ):
-        yield reader
+def _read_json(source: SourceFile, options: InputOptions) -> Iterator[_Tables]:
+    """Twice through the file: a field may first appear in its last line."""
+    known = {*URL_COLUMNS, *CAPTION_COLUMNS, options.url_column, options.caption_column}
+    with fsspec.open(source.path, "rb") as file:
+        schema = pa.schema([])
+        for table in _json_blocks(file):
+            found = [f.with_type(replace_leaves(f.type, _as_written)) for f in table.schema]
+            schema = pa.unify_schemas([schema, pa.schema(found)], promote_options="permissive")
+        if not schema.names:
+            raise pa.ArrowInvalid("holds no JSON object")
+        text = [f.with_type(pa.string()) if f.name in known else f for f in schema]
+        schema = pa.schema(text)
+        file.seek(0)
+        yield schema, _json_blocks(file, schema)
+
+
+def _json_blocks(file: io.BufferedIOBase, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
+    """Tables of whole lines, each about BLOCK_BYTES of them."""
+    while block := file.read(BLOCK_BYTES) + file.readline():
+        if not block.isspace():
+            yield pa_json.read_json(
+                io.BytesIO(block),
+                read_options=pa_json.ReadOptions(block_size=len(block)),
+                parse_options=pa_json.ParseOptions(explicit_schema=schema),
+            )
+
+
+def _as_written(kind: pa.DataType) -> pa.DataType:
+    """JSON has no times: Arrow took a text for one."""
+    return pa.string() if pa.types.is_timestamp(kind) else kind

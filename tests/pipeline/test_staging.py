@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 
 from facecap.pipeline import staging
 from facecap.pipeline.errors import UsageError
-from facecap.pipeline.plan import find_sources
+from facecap.pipeline.plan import find_sources, make_plan, read_footers
 from facecap.pipeline.staging import stage
 from facecap.transforms.read_rows import InputOptions
 
@@ -26,7 +27,7 @@ def test_csv_with_quotes_newlines_and_words_that_look_like_nulls(tmp_path: Path)
     path.write_text('url,caption,similarity\nhttp://h/1,"a ""b"",\nc",0.5\nhttp://h/2,NA,0.25\n')
     table = staged(path, tmp_path / "out")
     assert table["caption"].to_pylist() == ['a "b",\nc', "NA"]
-    assert table["similarity"].to_pylist() == [0.5, 0.25]
+    assert table["similarity"].to_pylist() == ["0.5", "0.25"]
 
 
 def test_numbers_as_captions_stay_text(tmp_path: Path) -> None:
@@ -38,16 +39,21 @@ def test_numbers_as_captions_stay_text(tmp_path: Path) -> None:
     assert staged(path, tmp_path / "out", caption_column="words")["words"].to_pylist() == ["007"]
 
 
-def test_a_csv_that_breaks_its_types_later_is_staged_as_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(staging, "BLOCK_BYTES", 4096)
+def test_a_csv_is_text(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    rows = [f"http://h/{n},{n}" for n in range(1000)] + ["http://h/x,unknown"]
-    path.write_text("url,width\n" + "\n".join(rows) + "\n")
+    rows = [["007", "00012345678901234567890"], ["", "1e3"], ["x", "2020-01-01"]]
+    path.write_text("url,w,id\n" + "".join(f"http://h/,{w},{i}\n" for w, i in rows))
     table = staged(path, tmp_path / "out")
-    assert table.num_rows == 1001
-    assert table["width"].to_pylist()[-2:] == ["999", "unknown"]
+    assert [[r["w"], r["id"]] for r in table.to_pylist()] == rows
+
+
+def test_csvs_of_different_looks_are_one_list(tmp_path: Path) -> None:
+    for name, width in (("a", "3"), ("b", "3.5"), ("c", "wide"), ("d", "")):
+        (tmp_path / f"{name}.csv").write_text(f"url,width\nhttp://h/{name},{width}\n")
+    options = InputOptions()
+    paths = [stage(s, tmp_path / "out", options) for s in find_sources(str(tmp_path))]
+    plan = make_plan(read_footers(paths), options, "the list", None, None)
+    assert plan.rows == 4 and plan.extra == pa.schema([("width", pa.string())])
 
 
 def test_jsonl_keeps_types_and_missing_values(tmp_path: Path) -> None:
@@ -71,13 +77,54 @@ def test_staged_once_and_found_again(tmp_path: Path) -> None:
     assert [p.name for p in first.parent.iterdir()] == [first.name]
 
 
+def test_a_jsonl_field_may_first_appear_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "BLOCK_BYTES", 64)
+    path = tmp_path / "a.jsonl"
+    rows = [{"url": f"http://h/{n}", "w": n, "about": {"a": 1}} for n in range(20)]
+    late = {"url": "http://h/x", "w": 0.5, "about": {"a": None, "b": [1]}, "new": "2020-01-01"}
+    lines = [json.dumps(row) for row in [*rows, late]]
+    path.write_text("\n\n".join(lines) + "\n" * 200)
+    table = staged(path, tmp_path / "out")
+    assert table["url"].to_pylist() == [row["url"] for row in [*rows, late]]
+    assert table["w"].to_pylist() == [*range(20), 0.5]
+    assert table["new"].to_pylist() == [None] * 20 + ["2020-01-01"]
+    assert table["about"].to_pylist()[-2:] == [{"a": 1, "b": None}, {"a": None, "b": [1]}]
+
+
+def test_json_text_that_looks_like_a_time_stays_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"url": "http://h/1", "day": "2020-01-01", "at": [{"t": "2020-01-01 10:00:00"}]}
+    path.write_text(json.dumps(row) + "\n")
+    assert staged(path, tmp_path / "out").to_pylist() == [row]
+
+
+def test_a_corrected_list_is_staged_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("url\nhttp://h/1\n")
+    assert staged(path, tmp_path / "out")["url"].to_pylist() == ["http://h/1"]
+    stamp = path.stat().st_mtime_ns
+    path.write_text("url\nhttp://h/9\n")
+    os.utime(path, ns=(stamp, stamp + 1_000_000_000))
+    assert staged(path, tmp_path / "out")["url"].to_pylist() == ["http://h/9"]
+
+
+def test_a_column_named_after_a_refusal_is_staged_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"link": "http://h/1", "words": null}\n')
+    assert staged(path, tmp_path / "out").schema.field("words").type == pa.null()
+    table = staged(path, tmp_path / "out", url_column="link", caption_column="words")
+    assert table.schema.field("words").type == pa.string()
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("a.csv", b""),
+        ("a.csv", b"\n"),
         ("a.csv", b"url,caption\nhttp://h/1\n"),
         ("a.csv", b"url\n\xff\xfe\x00\n"),
-        ("a.jsonl", b""),
+        ("a.jsonl", b"\n\n"),
         ("a.jsonl", b'{"url": "http://h/1"\n'),
         ("a.jsonl", b'{"url": 3}\n{"url": "x"}\n'),
         ("a.jsonl", b"<html></html>"),
