@@ -141,7 +141,8 @@ def parse_url(text: str) -> URL:
             raise Failed(Reason.INVALID_URL, "no host or port 0")
         url = url.with_user(None)
         return url.with_host(_canonical_host(url))
-    except ValueError as error:  # yarl's and idna's; unicode errors are ValueErrors too
+    # yarl's and idna's; unicode errors are ValueErrors too. yarl's IndexError: `http://[::1]@`.
+    except (ValueError, IndexError) as error:
         raise Failed(Reason.INVALID_URL, type(error).__name__) from error
 
 

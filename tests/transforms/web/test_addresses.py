@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -143,6 +143,12 @@ hostile = st.one_of(
 
 @settings(max_examples=500, deadline=None)
 @given(hostile)
+@example("http://[::1]@")
+@example("http://user[1]:pw@/a.jpg")
+@example("http://[]@")
+@example("http://[::1][@")
+@example("http://[::1]x@")
+@example("http://[::1]:80@")
 def test_no_text_raises_anything_but_failed(text: str) -> None:
     try:
         url = parse_url(text)
@@ -156,6 +162,8 @@ def test_no_text_raises_anything_but_failed(text: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(hostile, st.binary().map(lambda b: b.decode("utf-8", "surrogateescape"))))
+@example("http://[::1]@")
+@example("//user[1]:pw@/a.jpg")
 def test_no_location_raises_anything_but_failed(location: str) -> None:
     base = URL("http://example.com/a/b.jpg")
     try:
