@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import struct
 import warnings
 import zlib
@@ -43,6 +44,16 @@ _XMP_TAG = 700
 
 _BOMB = 178_956_970
 """Above this many pixels (twice its MAX_IMAGE_PIXELS) Pillow itself refuses an image."""
+
+_MAX_SCANS = 500
+"""Scans of a JPEG, as libjpeg-turbo's own tools advise. Each costs time as the whole image does,
+but only a few bytes; an encoder's progressive JPEG has about ten."""
+
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+"""A JPEG marker that a segment follows, or the end of the image."""
+
+_BAND_PIXELS = 1_000_000
+"""Pixels converted at once, so that the copies of a large image on the way are small."""
 
 
 class DecodeOptions(Options):
@@ -122,6 +133,8 @@ def decode(body: bytes, options: DecodeOptions, *, scale: float = 1.0) -> RGB:
     """
     with _opened(body, options) as image:
         if isinstance(image, ImageFile.ImageFile) and image.format in ("JPEG", "MPO"):
+            if _too_many_scans(body):
+                raise Dropped(Stage.DECODE, Reason.CORRUPT, "too many scans")
             divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
             if divisor > 1:
                 image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
@@ -163,13 +176,27 @@ _BAD_DATA = (
     EOFError,
     IndexError,  # tables shorter than an index into them
     KeyError,  # TIFF: required tags missing, unknown modes
-    OverflowError,  # a value too large for the decoder's C types
+    ArithmeticError,  # AVIF: a timescale of 0; a value too large for the decoder's C types
     RuntimeError,  # AVIF: whatever libavif reports that has no class of its own
     struct.error,
     zlib.error,
 )
 """What Pillow raises on bad data. Not AttributeError or TypeError: those mean broken code. Not
 MemoryError: the header's size was checked, so the machine is short of memory, not the image bad."""
+
+
+def _too_many_scans(body: bytes) -> bool:
+    """Whether a JPEG's first image has more than _MAX_SCANS scans."""
+    if body.count(b"\xff\xda") <= _MAX_SCANS:  # at least the scans: what every photograph pays
+        return False
+    # Metadata and what follows the image (further images, a film) can hold these bytes, too.
+    scans = at = 0
+    while scans <= _MAX_SCANS and (marker := _MARKER.search(body, at)):
+        if marker[1] == b"\xd9":
+            break
+        scans += marker[1] == b"\xda"
+        at = marker.end() + int.from_bytes(body[marker.end() : marker.end() + 2], "big")
+    return scans > _MAX_SCANS
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
@@ -248,25 +275,30 @@ _TURN: dict[int, Callable[[RGB], RGB]] = {
 
 def _to_rgb(image: Image.Image) -> RGB:
     """A loaded image as uint8 RGB [h, w, 3], by the policy above; not yet turned."""
-    mode = image.mode
-    if mode == "LAB":
+    if image.mode == "LAB":
         raise Dropped(Stage.DECODE, Reason.UNSUPPORTED_FORMAT, "Lab pixels")
-    if mode.startswith("I") or mode == "F":
-        return _deep_to_rgb(image)
-    if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        white = Image.new("RGBA", coloured.size, "white")
-        image = Image.alpha_composite(white, coloured)
-    return np.asarray(image.convert("RGB"))
-
-
-def _deep_to_rgb(image: Image.Image) -> RGB:
-    """Grey of 16 or 32 bits, integer or float."""
-    values = np.asarray(image)
     if image.mode == "F":
-        values = np.nan_to_num(values, nan=0.0)
-        top = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
-        grey = np.rint(values.clip(0, top) * (255 / top)).astype(np.uint8)
-    else:
-        grey = (values.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+        # Of finite or infinite values: fmax passes over NaN.
+        largest = max(np.fmax.reduce(np.asarray(part), axis=None) for _, part in _bands(image))
+        top = 255.0 if largest > 1 else 1.0
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for rows, part in _bands(image):
+        if image.mode == "F":
+            values = np.nan_to_num(np.asarray(part), nan=0.0).clip(0, top)
+            rgb[rows] = np.rint(values * (255 / top)).astype(np.uint8)[:, :, None]
+        elif image.mode.startswith("I"):
+            rgb[rows] = (np.asarray(part).clip(0, 65535) >> 8)[:, :, None]
+        else:
+            if image.has_transparency_data:
+                coloured = part.convert("RGBA")
+                part = Image.alpha_composite(Image.new("RGBA", part.size, "white"), coloured)
+            rgb[rows] = np.asarray(part.convert("RGB"))
+    return rgb
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """The image from top to bottom in parts of about _BAND_PIXELS, each with its rows."""
+    height = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, height):
+        bottom = min(top + height, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))

@@ -13,6 +13,7 @@ from PIL import Image, TiffImagePlugin
 
 from facecap.schemas.outcomes import Reason, Stage
 from facecap.schemas.sample import ImageInfo
+from facecap.transforms import decode as decode_module
 from facecap.transforms.decode import DecodeOptions, decode, probe, sniff
 from facecap.transforms.railway import Dropped
 
@@ -256,6 +257,75 @@ def test_a_text_chunk_that_explodes_is_corrupt():
     assert reason(body[:33] + chunk + body[33:]) is Reason.CORRUPT
 
 
+def progressive(scans: int, more: bytes = b"") -> bytes:
+    """A progressive JPEG of `scans` scans and metadata `more`; its last scan is repeated."""
+    body = encoded(photo(), "JPEG", progressive=True, exif=more)
+    last = body.rindex(b"\xff\xda")
+    start = body.rindex(b"\xff\xc4", 0, last)  # with its Huffman table
+    repeated = scans - body.count(b"\xff\xda", body.index(b"\xff\xc2"))
+    return body[:-2] + body[start:-2] * repeated + body[-2:]
+
+
+def test_a_jpeg_of_too_many_scans_is_corrupt():
+    assert outcome(progressive(500)) is None
+    with pytest.raises(Dropped, match="too many scans"):
+        decode(progressive(501), OPTIONS)
+    with pytest.raises(Dropped, match="too many scans"):  # also where libjpeg skips what is between
+        decode(progressive(501).replace(b"\xff\xda", b"xyz\xff\xff\xff\xda"), OPTIONS, scale=0.1)
+
+
+def test_only_scans_count_as_scans():
+    look_alike = b"\xff\xda" * 600
+    assert outcome(progressive(12, look_alike)) is None
+    assert outcome(encoded(photo(), "JPEG", comment=look_alike) + look_alike) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGB", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("P", "GIF"), ("1", "PNG"), ("CMYK", "TIFF"),
+     ("I;16", "PNG"), ("I;16B", "TIFF"), ("I", "TIFF"), ("F", "TIFF")],
+)  # fmt: skip
+def test_an_image_of_many_bands_is_that_of_one(mode, kind, monkeypatch):
+    rng = np.random.default_rng(0)
+    if mode in ("I;16", "I;16B", "I", "F"):
+        kinds = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4", "F": "<f4"}
+        image = Image.fromarray(rng.integers(0, 65536, (37, 53)).astype(kinds[mode]))
+    else:
+        image = Image.fromarray(rng.integers(0, 256, (37, 53, 4), np.uint8)).convert(mode)
+    assert image.mode == mode
+    body = encoded(image, kind)
+    whole = decode(body, OPTIONS)
+    monkeypatch.setattr(decode_module, "_BAND_PIXELS", 300)
+    assert len(np.unique(whole)) > 1 and np.array_equal(decode(body, OPTIONS), whole)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
+def test_a_large_image_needs_little_more_than_its_pixels(mode):
+    program = (
+        "import resource, sys\n"
+        "from facecap.transforms.decode import DecodeOptions, decode\n"
+        "body = sys.stdin.buffer.read()\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "decode(body, DecodeOptions())\n"
+        "print(peak() - before)\n"
+    )
+    body = encoded(Image.new(mode, (4000, 4000)), "PNG", compress_level=1)
+    result = subprocess.run([sys.executable, "-c", program], input=body, capture_output=True)
+    # Pillow keeps 4 bytes a pixel (2 of 16-bit grey), the result 3.
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(result.stdout) * unit < 16_000_000 * (6 if mode == "I;16" else 8)
+
+
+def test_an_animation_without_a_timescale_is_corrupt():
+    body = encoded(photo(), "AVIF", save_all=True, append_images=[photo()])
+    at = body.index(b"mdhd") + 4
+    version = body[at]
+    at += 4 + (16 if version == 1 else 8)
+    assert int.from_bytes(body[at : at + 4], "big") > 0
+    assert reason(body[:at] + bytes(4) + body[at + 4 :]) is Reason.CORRUPT
+
+
 def bodies() -> list[bytes]:
     exif = Image.Exif()
     exif[0x112] = 6
@@ -272,7 +342,8 @@ def bodies() -> list[bytes]:
             ("AVIF", "RGB", {}),
         )
     ]
-    return [*made, encoded(photo().convert("P"), "GIF"), encoded(photo(), "BMP")]
+    moving = encoded(photo(), "AVIF", save_all=True, append_images=[photo()])
+    return [*made, encoded(photo().convert("P"), "GIF"), encoded(photo(), "BMP"), moving]
 
 
 BODIES = bodies()
