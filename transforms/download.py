@@ -53,7 +53,9 @@ class DownloadOptions(Options):
         ge=0.1,
         le=3600,
     )
-    dns_timeout_s: float = run(10.0, "seconds for one name resolution", ge=0.1, le=120)
+    dns_timeout_s: float = run(
+        7.5, "seconds for one name resolution, at most a quarter of timeout_s", ge=0.1, le=120
+    )
     retries: int = run(2, "further attempts after a failure that may get better", ge=0, le=10)
     concurrency: int = run(128, "requests at a time", ge=1, le=10_000)
     per_host: int = run(8, "requests at a time to one host", ge=1, le=1000)

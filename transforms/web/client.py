@@ -15,6 +15,7 @@ from yarl import URL
 from facecap.schemas.outcomes import Reason
 from facecap.transforms.web.addresses import AllowedHosts, Hop, checked_socket, current_hop
 from facecap.transforms.web.failure import Failed
+from facecap.transforms.web.limits import Limits
 from facecap.transforms.web.resolver import CachingResolver, NotResolved
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Client:
 
     def __init__(self, options: DownloadOptions) -> None:
         self._allowed = AllowedHosts(options.allow_private_hosts)
-        self._resolver = CachingResolver(options.dns_timeout_s)
+        limits = Limits.of(options)
+        self._resolver = CachingResolver(limits.dns)
         # The number of connections is bounded by the gate, which knows the queue from the
         # deadline; the connector's own limits do not.
         connector = aiohttp.TCPConnector(
@@ -45,9 +47,11 @@ class Client:
             socket_factory=checked_socket,
             keepalive_timeout=KEEP_ALIVE_S,
         )
-        # The total deadline is the fetcher's. These two leave time for another attempt.
         timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=options.timeout_s / 3, sock_read=options.timeout_s / 2
+            total=None,  # the fetcher's
+            connect=limits.connect,
+            sock_connect=limits.address,
+            sock_read=limits.read,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,

@@ -10,23 +10,36 @@ RESERVED = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 """Directives that close an image to us; `none` is Google's short form of noindex, nofollow."""
 
 _AGENT = re.compile(r"([\w./*-]+)\s*:\s*(.*)\Z", re.DOTALL)
+_PRODUCT = re.compile(r"[a-z_-]*")
 _VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+
+
+def product_token(name: str) -> str:
+    """The product token of RFC 9309 that a user agent's name begins with, in small letters:
+    `mybot` of `MyBot/1.0`, and nothing of `*`."""
+    match = _PRODUCT.match(name.strip().lower())
+    return match[0] if match else ""
 
 
 def reservation(headers: CIMultiDictProxy[str], product: str) -> str | None:
     """The directive that reserves the image against `product`, the name of our user agent,
     or None. A directive behind `NAME:` holds for that user agent alone.
     """
-    if any(value.strip() == "1" for value in headers.getall("TDM-Reservation", ())):
-        return "TDM-Reservation"
+    for value in headers.getall("TDM-Reservation", ()):
+        # One value is meant; lists, quotes and parameters are met all the same.
+        if any(item.partition(";")[0].strip(' \t"') == "1" for item in value.split(",")):
+            return "TDM-Reservation"
     for value in headers.getall("X-Robots-Tag", ()):
         for_us = True
         for part in value.lower().split(","):
             directive = part.strip()
             scoped = _AGENT.match(directive)
-            if scoped and scoped[1] not in _VALUED:
-                for_us = scoped[1] in ("*", product.lower())
-                directive = scoped[2].strip()
-            if for_us and directive in RESERVED:
-                return f"X-Robots-Tag {directive}"
+            if scoped and scoped[1] in _VALUED:
+                continue
+            if scoped:
+                for_us = scoped[1] == "*" or product_token(scoped[1]) == product.lower()
+                directive = scoped[2]
+            for word in directive.split():
+                if for_us and word in RESERVED:
+                    return f"X-Robots-Tag {word}"
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from protego import Protego
 from yarl import URL
@@ -14,6 +14,8 @@ from facecap.transforms.web.addresses import redirect_target
 from facecap.transforms.web.cache import Entry, SharedCache
 from facecap.transforms.web.client import REDIRECTS, Client, read_start
 from facecap.transforms.web.failure import Failed
+from facecap.transforms.web.limits import Limits
+from facecap.transforms.web.optout import product_token
 
 if TYPE_CHECKING:
     from facecap.transforms.download import DownloadOptions
@@ -26,11 +28,30 @@ MAX_KEPT_BYTES = 64 * 1024 * 1024
 RULES_OVERHEAD = 1000
 """Bytes that the rules of one host take besides their text, roughly."""
 RETRY_PAUSE_S = 0.5
+KEEP_UNCONNECTED_S = 0.2
+"""Shorter than every back-off, so that another attempt at the image is another here."""
 LARGE = 32 * 1024
 
-_USER_AGENT = re.compile(r"\s*user[- ]?agent\s*:?\s*([^#]*)", re.IGNORECASE)
+MAX_WILDCARDS = 1000
+LARGE_MATCH = 100_000
+"""Wildcard rules x characters of the URL from which matching takes over a millisecond or so."""
 
-Rules: TypeAlias = Protego | Failed | None
+_USER_AGENT = re.compile(r"\s*user[- ]?agent(?:\s*:|\s)\s*([^#]*)", re.IGNORECASE)
+_RULE = re.compile(r"\s*(allow|diss?all?ow|diasllow|disallaw)\b", re.IGNORECASE)
+"""With the misspellings that protego understands."""
+
+
+class HostRules(NamedTuple):
+    """The rules of one host for our user agent; `wildcards` of them have an asterisk."""
+
+    parsed: Protego
+    wildcards: int
+
+    def allow(self, url: str) -> bool:
+        return bool(self.parsed.can_fetch(url, "*"))
+
+
+Rules: TypeAlias = HostRules | Failed | None
 """The rules of a host, why they could not be had, or None: everything is allowed."""
 
 
@@ -40,9 +61,9 @@ class Robots:
     def __init__(self, options: DownloadOptions, client: Client) -> None:
         self._client = client
         self._product = options.product
-        # Its own time, so that a host with a dead robots.txt has a truer reason than `timeout`.
-        self._timeout_s = min(10.0, options.timeout_s / 2)
+        self._timeout_s = Limits.of(options).robots
         self._attempts = 1 + min(1, options.retries)
+        self._matching = asyncio.Lock()
         self._cache: SharedCache[Rules] = SharedCache(self._load, MAX_KEPT_BYTES)
 
     async def check(self, url: URL) -> None:
@@ -51,7 +72,16 @@ class Robots:
         rules = await self._cache.get(str(url.origin()))
         if isinstance(rules, Failed):
             raise rules.copy()
-        if rules is not None and not rules.can_fetch(str(url), self._product):
+        if rules is None:
+            return
+        text = str(url)
+        if rules.wildcards * len(text) > LARGE_MATCH:
+            # A hostile file takes up to 80 ms for one URL; the loop has other work.
+            async with self._matching:
+                allowed = await asyncio.to_thread(rules.allow, text)
+        else:
+            allowed = rules.allow(text)
+        if not allowed:
             raise Failed(Reason.ROBOTS_DISALLOWED)
 
     async def close(self) -> None:
@@ -69,10 +99,13 @@ class Robots:
                         return await self._fetch(url)
                     except Failed as error:
                         failed = error
-                        if not error.may_retry:
+                        if not error.may_retry or not error.connected:
                             break
         except TimeoutError:
             failed = Failed(Reason.ROBOTS_UNREACHABLE, may_retry=False)
+        if failed.may_retry and not failed.connected:
+            # The attempts at the image, with their back-off, are the retries.
+            return Entry(failed, KEEP_UNCONNECTED_S, RULES_OVERHEAD)
         failed.may_retry = False
         return Entry(failed, KEEP_UNREACHABLE_S, RULES_OVERHEAD)
 
@@ -113,21 +146,33 @@ class Robots:
         )
 
 
-def parse_rules(body: bytes, product: str) -> Protego:
-    """The rules of a robots.txt of at most MAX_BYTES; a line cut off at the end is left out.
+def parse_rules(body: bytes, product: str) -> HostRules:
+    """The rules for `product` in a robots.txt of at most MAX_BYTES; a line cut off at the end
+    is left out. Raises Failed where matching them would take too long.
 
-    Groups for other user agents are merged under one name that matches nobody: protego keeps
-    every rule once per user agent of its group, which a hostile file can make quadratic.
+    Groups are told apart here, as RFC 9309 has it: names match whole, and no line but a rule
+    ends the list of names. protego matches by prefix, lets other lines end the list, and keeps
+    every rule once per name of its group, which a hostile file can make quadratic.
     """
     if len(body) >= MAX_BYTES:
         body = body[: body.rfind(b"\n") + 1]
-    lines = body.decode("utf-8-sig", "replace").splitlines()
-    return Protego.parse("\n".join(_merge_others(line, product.lower()) for line in lines))
-
-
-def _merge_others(line: str, product: str) -> str:
-    found = _USER_AGENT.match(line)
-    if found is None:
-        return line
-    name = found[1].strip().lower()
-    return line if name == "*" or name.replace("*", "") in product else "User-agent: !"
+    groups: dict[str, list[str]] = {"*": []}
+    names: set[str] = set()
+    in_rules = False
+    for line in body.decode("utf-8-sig", "replace").splitlines():
+        if agent := _USER_AGENT.match(line):
+            if in_rules:
+                names, in_rules = set(), False
+            name = "*" if agent[1].split()[:1] == ["*"] else product_token(agent[1])
+            if name in ("*", product.lower()):
+                names.add(name)
+                groups.setdefault(name, [])
+        elif _RULE.match(line):
+            in_rules = True
+            for name in names:
+                groups[name].append(line)
+    rules = groups.get(product.lower(), groups["*"])
+    wildcards = sum("*" in line for line in rules)
+    if wildcards > MAX_WILDCARDS:
+        raise Failed(Reason.ROBOTS_UNREACHABLE, "too many wildcards", may_retry=False)
+    return HostRules(Protego.parse("\n".join(["User-agent: *", *rules])), wildcards)
