@@ -122,19 +122,27 @@ class Engine:
 
     def _finish(self, desk: Desk, shard: int, sample: Sample, task: asyncio.Task[Sample]) -> None:
         desk.tasks.discard(task)
-        if task.cancelled():
+        if task.cancelled() and desk.cancelling:
             return
-        done, failure = railway.settle(sample, Stage.DOWNLOAD, lambda _: task.result())
+
+        def result(_: Sample) -> Sample:
+            try:
+                return task.result()
+            except asyncio.CancelledError as error:
+                raise RuntimeError("a download was cancelled from inside") from error
+
+        done, failure = railway.settle(sample, Stage.DOWNLOAD, result)
         desk.done.put(Finished(shard, done, failure))
 
 
 class Desk:
     """One DoFn instance's side. Its methods are called by that instance's thread alone; `tasks`
-    belongs to the loop."""
+    and `cancelling` belong to the loop."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.tasks: set[asyncio.Task[Sample]] = set()
+        self.cancelling = False
         self.done: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._arrived: Finished | None = None
         self._held = 0
@@ -186,7 +194,9 @@ class Desk:
         self.in_flight = 0
 
     async def _cancel_tasks(self) -> None:
+        self.cancelling = True
         tasks = list(self.tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.cancelling = False

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from facecap.schemas.outcomes import Reason
 from facecap.schemas.sample import SampleBatch
 from facecap.transforms.download import DownloadDoFn
 from tests.servers import ImageServer, Route
@@ -82,6 +83,27 @@ def test_a_body_over_budget_never_locks_up(server: ImageServer, concurrency: int
     for thread in threads:
         thread.join(20)
     assert rows(got) == [*range(11), *range(1000, 1011)]
+
+
+@pytest.mark.timeout(30)
+def test_a_download_cancelled_from_inside_is_not_lost(server: ImageServer) -> None:
+    dofn = DownloadDoFn(make_options(server), 4)
+    dofn.setup()
+    dofn.start_bundle()
+    list(dofn.process(make_batch(server, ["/slower", "/ok"])))
+    engine = dofn._desk._engine
+    time.sleep(0.3)  # /slower is waiting for robots.txt or its answer
+
+    async def cancel_inside() -> None:
+        for task in dofn._desk.tasks:
+            task.cancel()
+
+    engine.call(cancel_inside())
+    samples = {s.row: s for w in dofn.finish_bundle() for s in w.value.samples}
+    assert samples[1].drop is None
+    drop = samples[0].drop
+    assert drop is not None and drop.reason is Reason.INTERNAL_ERROR
+    dofn.teardown()
 
 
 def open_files() -> int:

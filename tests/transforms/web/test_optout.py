@@ -30,7 +30,18 @@ from facecap.transforms.web.optout import reservation
         ([("X-Robots-Tag", "max-image-preview: none")], None),
         ([("TDM-Reservation", "1")], "TDM-Reservation"),
         ([("tdm-reservation", " 1 ")], "TDM-Reservation"),
+        ([("X-Robots-Tag", "facecap/1.0: noai")], "X-Robots-Tag noai"),
+        ([("X-Robots-Tag", "facecapper: noai")], None),
+        ([("X-Robots-Tag", "facecap-2: noai")], None),
+        ([("X-Robots-Tag", "noai noimageai")], "X-Robots-Tag noai"),
+        ([("X-Robots-Tag", "nofollow noimageai")], "X-Robots-Tag noimageai"),
+        ([("X-Robots-Tag", "facecap: nofollow noai")], "X-Robots-Tag noai"),
+        ([("X-Robots-Tag", "otherbot: nofollow noai")], None),
         ([("TDM-Reservation", "0")], None),
+        ([("TDM-Reservation", '"1"')], "TDM-Reservation"),
+        ([("TDM-Reservation", "1, 1")], "TDM-Reservation"),
+        ([("TDM-Reservation", "0, 1;policy=x")], "TDM-Reservation"),
+        ([("TDM-Reservation", "10")], None),
     ],
 )
 def test_reservation(headers: list[tuple[str, str]], reserved: str | None) -> None:
