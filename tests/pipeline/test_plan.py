@@ -212,3 +212,9 @@ def test_an_empty_file_is_named_with_the_remedy(tmp_path: Path, name: str) -> No
     (tmp_path / name).touch()
     with pytest.raises(UsageError, match=rf"{name}: the file is empty; .*take it away"):
         find_sources(str(tmp_path))
+
+
+def test_a_type_that_cannot_be_converted_is_named() -> None:
+    schema = pa.schema([("url", pa.string()), ("x", pa.list_(pa.uuid()))])
+    with pytest.raises(UsageError, match=r"a\.parquet: column 'x' holds .*leave it out"):
+        make_plan([planning.ParquetFile("a.parquet", 1, schema)], InputOptions(), "l", None, None)
