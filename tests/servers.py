@@ -182,3 +182,48 @@ class ImageServer:
         handle = transport.get_extra_info("socket")
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
+
+
+class NameServer:
+    """A name server on loopback, over UDP. `names` maps a name to its IPv4 address, or to None
+    for no answer ever; other names do not exist. `asked` are the names of the A queries."""
+
+    def __init__(self, names: Mapping[str, str | None]) -> None:
+        self._names = names
+        self.asked: list[str] = []
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.host_port = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._run, name="name-server", daemon=True)
+
+    def __enter__(self) -> NameServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.sendto(b"", self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()
+
+    def _run(self) -> None:
+        while query := (received := self._socket.recvfrom(512))[0]:
+            labels, at = [], 12
+            while length := query[at]:
+                labels.append(query[at + 1 : at + 1 + length].decode())
+                at += 1 + length
+            name, question = ".".join(labels), query[12 : at + 5]
+            is_a = question[-4:] == struct.pack("!HH", 1, 1)
+            if is_a:
+                self.asked.append(name)
+            address = self._names.get(name, "")
+            if address is None:
+                continue
+            records = [address] if address and is_a else []
+            # A response, recursion available; NXDOMAIN for names that do not exist. A time to
+            # live of 0, below, keeps the resolving library from caching by itself.
+            flags = 0x8180 | (0 if address else 3)
+            answer = query[:2] + struct.pack("!5H", flags, 1, len(records), 0, 0) + question
+            for record in records:
+                answer += struct.pack("!HHHIH", 0xC00C, 1, 1, 0, 4) + socket.inet_aton(record)
+            self._socket.sendto(answer, received[1])

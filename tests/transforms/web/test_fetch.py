@@ -333,6 +333,13 @@ def test_retries_are_bounded(server: ImageServer) -> None:
     assert server.paths() == ["/503"] * 3
 
 
+def test_pauses_count_against_the_deadline(server: ImageServer) -> None:
+    server.routes["/later"] = Route(status=503, headers={"Retry-After": "1"})
+    result = fetch(options(server, retries=5, timeout_s=1.7), server.url("/later"))
+    assert outcome(result)[0] is Reason.SERVER_ERROR
+    assert server.paths() == ["/later"] * 2
+
+
 def test_backoff_doubles_and_obeys_the_server() -> None:
     random.seed(1)
     pauses = [backoff(attempt, None) for attempt in range(12)]
