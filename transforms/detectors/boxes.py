@@ -9,7 +9,11 @@ import numpy.typing as npt
 
 Boxes = npt.NDArray[np.float32]
 
-_MATRIX_LIMIT = 2000
+MAX_BOXES = 4000
+"""Of more boxes only those of the best scores are looked at, so that an image of nothing but faces
+takes bounded time. A photograph of a crowd gives a few hundred."""
+
+_MATRIX_LIMIT = 1000
 """Boxes up to which all pairs are compared at once; above, memory would grow with the square."""
 
 
@@ -25,24 +29,26 @@ def nms(
 
     A box is dropped when its overlap with a better kept one is more than `threshold`: the
     intersection over the union, or over the smaller of both boxes. `pixel` 1 takes the
-    coordinates for inclusive pixel positions, as the Caffe-era detectors do.
+    coordinates for inclusive pixel positions, as the Caffe-era detectors do. Boxes beyond the best
+    MAX_BOXES are dropped, too.
     """
-    order = np.argsort(-scores, kind="stable")
-    sorted_boxes = boxes[order]
-    alive = np.ones(len(order), bool)
-    matrix = None
-    if len(order) <= _MATRIX_LIMIT:
-        matrix = _overlap(sorted_boxes[:, None], sorted_boxes[None], pixel, over) > threshold
+    order = np.argsort(-scores, kind="stable")[:MAX_BOXES]
+    left = boxes[order]
     kept = []
-    for i in range(len(order)):
-        if not alive[i]:
-            continue
-        kept.append(i)
-        if matrix is not None:
-            alive &= ~matrix[i]
-        else:
-            alive &= _overlap(sorted_boxes[i], sorted_boxes, pixel, over) <= threshold
-    return order[np.array(kept, np.intp)]
+    if len(order) <= _MATRIX_LIMIT:
+        matrix = _overlap(left[:, None], left[None], pixel, over) > threshold
+        alive = np.ones(len(order), bool)
+        for i in range(len(order)):
+            if alive[i]:
+                kept.append(order[i])
+                alive &= ~matrix[i]
+    else:
+        while len(order):
+            kept.append(order[0])
+            alive = _overlap(left[0], left, pixel, over) <= threshold
+            alive[0] = False
+            order, left = order[alive], left[alive]
+    return np.array(kept, np.intp)
 
 
 def _overlap(a: Boxes, b: Boxes, pixel: float, over: str) -> npt.NDArray[np.float32]:

@@ -20,8 +20,13 @@ FACTOR = 0.709
 _CELL = 12
 """The side of the image part that one P-Net output looks at, in pixels."""
 _STRIDE = 2
+_CHUNK = 64
+"""Boxes that R-Net and O-Net look at together: memory does not grow with their number."""
 
 Floats = npt.NDArray[np.float32]
+Sums = npt.NDArray[np.int32]
+"""Prefix sums [h + 1, w + 1, 3]. They overflow in a large image, but differences of them do not:
+integers wrap around, and the sum over one bin is small."""
 
 
 class Mtcnn:
@@ -44,14 +49,14 @@ class Mtcnn:
         """All faces of `rgb` uint8 [h, w, 3], in its pixels."""
         height, width = rgb.shape[:2]
         # Every area interpolation below is a difference of prefix sums, taken once.
-        sums = cv2.integral(rgb, sdepth=cv2.CV_64F)
+        sums = _prefix_sums(rgb)
 
         boxes = self._propose(sums)
         boxes = boxes[_usable(boxes, width, height)]
         if not len(boxes):
             return Detections.none()
 
-        probability, regression = _run(self._rnet, "rnet", _cut(sums, boxes, 24))
+        probability, regression = _look(self._rnet, "rnet", sums, boxes, 24)
         passed = probability[:, 1] > THRESHOLDS[1]
         boxes, scores, moves = boxes[passed], probability[passed, 1], regression[passed]
         kept = nms(boxes, scores, 0.7)
@@ -60,7 +65,7 @@ class Mtcnn:
         if not len(boxes):
             return Detections.none()
 
-        probability, regression, points = _run(self._onet, "onet", _cut(sums, boxes, 48))
+        probability, regression, points = _look(self._onet, "onet", sums, boxes, 48)
         passed = probability[:, 1] > THRESHOLDS[2]
         boxes, scores, points = boxes[passed], probability[passed, 1], points[passed]
         landmarks = _landmarks(boxes, points)
@@ -68,7 +73,7 @@ class Mtcnn:
         kept = nms(boxes, scores, 0.7, pixel=1, over="smaller")
         return Detections(boxes[kept], scores[kept], landmarks[kept])
 
-    def _propose(self, sums: npt.NDArray[np.float64]) -> Boxes:
+    def _propose(self, sums: Sums) -> Boxes:
         """P-Net over an image pyramid: squares that may hold a face, in pixels."""
         height, width = sums.shape[0] - 1, sums.shape[1] - 1
         boxes, scores, moves = [], [], []
@@ -112,10 +117,23 @@ def _run(session: models.ort.InferenceSession, name: str, images: Floats) -> lis
     return session.run(None, {f"{name}/input": images})
 
 
+def _look(
+    session: models.ort.InferenceSession, name: str, sums: Sums, boxes: Boxes, side: int
+) -> list[Floats]:
+    """A network's answers on the parts of the image inside the boxes (one or more)."""
+    starts = range(0, len(boxes), _CHUNK)
+    parts = [_run(session, name, _cut(sums, boxes[i : i + _CHUNK], side)) for i in starts]
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
 def _normalise(means: npt.NDArray[np.float64]) -> Floats:
     """[..., h, w, 3] of 0..255 to what the networks take: channels first, about -1..1."""
     channels_first = np.moveaxis(means, -1, -3)
     return np.ascontiguousarray((channels_first - 127.5) * 0.0078125, np.float32)
+
+
+def _prefix_sums(rgb: npt.NDArray[np.uint8]) -> Sums:
+    return np.asarray(cv2.integral(rgb, sdepth=cv2.CV_32S), np.int32)
 
 
 def _bins(length: npt.ArrayLike, count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -126,7 +144,7 @@ def _bins(length: npt.ArrayLike, count: int) -> tuple[npt.NDArray[np.intp], npt.
     return i * length // count, -(-(i + 1) * length // count)
 
 
-def _resize(sums: npt.NDArray[np.float64], size: tuple[int, int]) -> Floats:
+def _resize(sums: Sums, size: tuple[int, int]) -> Floats:
     """The whole image behind the prefix sums, resized to (height, width): [1, 3, height, width]."""
     top, bottom = _bins(sums.shape[0] - 1, size[0])
     left, right = _bins(sums.shape[1] - 1, size[1])
@@ -136,7 +154,7 @@ def _resize(sums: npt.NDArray[np.float64], size: tuple[int, int]) -> Floats:
     return _normalise(total / count[..., None])[None]
 
 
-def _cut(sums: npt.NDArray[np.float64], boxes: Boxes, side: int) -> Floats:
+def _cut(sums: Sums, boxes: Boxes, side: int) -> Floats:
     """The part of the image inside each box, resized: [n, 3, side, side]."""
     x0, y0, x1, y1 = _pixels(boxes, sums.shape[1] - 1, sums.shape[0] - 1).T
     top, bottom = _bins(y1 - y0, side)

@@ -46,6 +46,17 @@ def test_many_boxes_give_the_same_as_few(monkeypatch):
     assert 10 < len(expected) < 300
 
 
+@pytest.mark.parametrize("limit", [10, 1000])
+def test_of_too_many_boxes_the_best_are_looked_at(monkeypatch, limit):
+    found, scores = make(2, 300)
+    best = np.argsort(-scores)[:100]
+    expected = best[nms(found[best], scores[best], 0.4)]
+    monkeypatch.setattr(boxes, "_MATRIX_LIMIT", limit)
+    assert len(nms(found, scores, 0.4)) > len(expected)
+    monkeypatch.setattr(boxes, "MAX_BOXES", 100)
+    assert np.array_equal(nms(found, scores, 0.4), expected)
+
+
 def test_ties_keep_the_first():
     found = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
     assert nms(found, np.ones(3, np.float32), 0.5).tolist() == [0, 2]

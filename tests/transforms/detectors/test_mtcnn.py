@@ -1,8 +1,13 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from facecap.transforms import models
-from facecap.transforms.detectors.mtcnn import Mtcnn, _bins, _resize
+from facecap.transforms.detectors import mtcnn
+from facecap.transforms.detectors.mtcnn import Mtcnn, _bins, _cut, _prefix_sums, _resize
 from facecap.transforms.detectors.mtcnn_weights import build_onnx
 from tests.oracles.record import MIN_FACE
 from tests.transforms.detectors.agreement import compare
@@ -18,6 +23,17 @@ def made(tmp_path_factory, mtcnn_weights_made) -> Mtcnn:
 
 
 @pytest.fixture(scope="module")
+def credulous(tmp_path_factory, mtcnn_weights_made) -> Path:
+    """The file of an MTCNN that takes everything for a face."""
+    weights = {network: dict(layers) for network, layers in mtcnn_weights_made.items()}
+    for network, layer in (("pnet", "conv4_1"), ("rnet", "dense5_1"), ("onet", "dense6_1")):
+        weights[network][f"{layer}.bias"] = np.array([-4, 4], np.float32)
+    path = tmp_path_factory.mktemp("model") / "mtcnn.onnx"
+    path.write_bytes(build_onnx(weights))
+    return path
+
+
+@pytest.fixture(scope="module")
 def fetched() -> Mtcnn:
     try:
         return Mtcnn(models.locate("mtcnn"), "cpu", MIN_FACE)
@@ -27,15 +43,66 @@ def fetched() -> Mtcnn:
 
 def test_area_interpolation_is_the_mean_of_each_bin():
     rgb = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
-    import cv2
-
-    sums = cv2.integral(rgb, sdepth=cv2.CV_64F)
+    sums = _prefix_sums(rgb)
     for size in ((11, 12), (37, 53), (50, 60)):
         out = _resize(sums, size)[0] * 128 + 127.5
         (top, bottom), (left, right) = _bins(37, size[0]), _bins(53, size[1])
         for y, x in ((0, 0), (5, 7), (size[0] - 1, size[1] - 1)):
             mean = rgb[top[y] : bottom[y], left[x] : right[x]].mean(axis=(0, 1))
             assert out[:, y, x] == pytest.approx(mean, abs=1e-3)
+
+
+def test_prefix_sums_that_overflow_still_give_means():
+    rgb = np.full((3000, 3000, 3), 255, np.uint8)
+    rgb[1000:2000, 2400:] = 51
+    sums = _prefix_sums(rgb)
+    assert sums.min() < 0  # or it is not large enough to test anything
+    out = _resize(sums, (15, 15)) * 128 + 127.5
+    assert np.allclose(out, rgb.transpose(2, 0, 1)[None, :, ::200, ::200])
+    boxes = np.array([[2401, 1001, 3000, 2000], [1, 1, 3000, 3000]], np.float32)
+    corner, whole = _cut(sums, boxes, 24) * 128 + 127.5
+    assert np.allclose(corner, 51) and whole.max() == pytest.approx(255)
+
+
+def test_many_candidates_are_looked_at_in_small_groups(credulous, monkeypatch):
+    detector = Mtcnn(credulous, "cpu", 20)
+    rgb = np.random.default_rng(2).integers(0, 256, (90, 100, 3), np.uint8)
+    sizes = []
+    run = mtcnn._run
+
+    def counted(session, name, images):
+        sizes.append(len(images))
+        return run(session, name, images)
+
+    monkeypatch.setattr(mtcnn, "_run", counted)
+    monkeypatch.setattr(mtcnn, "_CHUNK", 7)
+    many = detector.detect(rgb)
+    assert len(many) > 3 and max(sizes) == 7
+    monkeypatch.setattr(mtcnn, "_CHUNK", 10**6)
+    few = detector.detect(rgb)
+    assert max(sizes) > 100
+    assert np.allclose(many.boxes, few.boxes, atol=0.01)
+    assert np.allclose(many.scores, few.scores, atol=1e-5)
+
+
+def test_an_image_full_of_candidates_needs_little_memory(credulous):
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from facecap.transforms.detectors.mtcnn import Mtcnn\n"
+        "detector = Mtcnn(Path(sys.argv[1]), 'cpu', 40)\n"
+        "rgb = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "detector.detect(rgb)\n"
+        "print(peak() - before)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(credulous)], capture_output=True, text=True, check=True
+    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(result.stdout) * unit < 200_000_000
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 300), (19, 19), (20, 20), (64, 48), (120, 160)])
