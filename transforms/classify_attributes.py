@@ -19,7 +19,8 @@ from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Face, Point, Sample, SampleBatch
 from facecap.transforms import railway
 from facecap.transforms.align import Alignment
-from facecap.transforms.models import PROVIDERS, REGISTRY, ModelError, locate, onnx_session
+from facecap.transforms.models import REGISTRY, ModelError, locate
+from facecap.transforms.onnx_session import PROVIDERS, naming_setting, onnx_session
 
 CELEBA_ALIGNMENT = Alignment(
     template=((34.8, 56.0), (54.1, 56.0), (44.2, 67.8), (36.3, 76.2), (52.6, 76.2)),
@@ -135,7 +136,8 @@ class Classifier:
         the chip, or where its output does not fit the labels.
         """
         path = locate(options.model, options.model_path)
-        self._session = onnx_session(path, options.provider)
+        with naming_setting("attributes", options.model_path):
+            self._session = onnx_session(path, options.provider)
         self._options = options
         self._micro_batch = 1 if options.provider == "cpu" else GPU_MICRO_BATCH
         self._input = self._checked_input(str(path))

@@ -204,9 +204,6 @@ class _CropDoFn(beam.DoFn):
     ) -> None:
         self._settings = (options, decode, alignment, min_score)
 
-    def setup(self) -> None:
-        cv2.setNumThreads(1)
-
     def process(self, batch: SampleBatch) -> list[SampleBatch]:
         return [
             railway.map_live(batch, Stage.CROP, lambda sample: crop_sample(sample, *self._settings))

@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
@@ -37,6 +38,10 @@ from facecap.transforms.railway import Dropped
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# Workers are processes: one thread each, in OpenCV as in ONNX Runtime. Here because every stage
+# that uses OpenCV imports this module.
+cv2.setNumThreads(1)
 
 RGB = npt.NDArray[np.uint8]
 

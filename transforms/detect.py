@@ -19,6 +19,7 @@ from facecap.schemas.sample import Face, ImageInfo, Sample, SampleBatch
 from facecap.transforms import decode, models, railway
 from facecap.transforms.decode import DecodeOptions
 from facecap.transforms.detectors import DETECTORS, Detections, Detector
+from facecap.transforms.onnx_session import PROVIDERS, naming_setting
 
 
 class DetectOptions(Options):
@@ -27,7 +28,7 @@ class DetectOptions(Options):
     model: str = content("mtcnn", f"face detector: {', '.join(DETECTORS)}")
     # Its place is no content; its sha256 enters the fingerprint.
     model_path: str | None = run(None, "the detector's ONNX file; none: the fetched one")
-    provider: str = content("cpu", f"where it runs: {', '.join(models.PROVIDERS)}")
+    provider: str = content("cpu", f"where it runs: {', '.join(PROVIDERS)}")
     min_face: int | None = content(
         None,
         "images are shrunk until crop.min_side is this many pixels; none: the detector's own",
@@ -44,8 +45,8 @@ class DetectOptions(Options):
     @field_validator("provider")
     @classmethod
     def _known_provider(cls, value: str) -> str:
-        if value not in models.PROVIDERS:
-            raise ValueError(f"unknown provider, choose one of {', '.join(models.PROVIDERS)}")
+        if value not in PROVIDERS:
+            raise ValueError(f"unknown provider, choose one of {', '.join(PROVIDERS)}")
         return value
 
 
@@ -59,7 +60,8 @@ def load_detector(options: DetectOptions, min_side: int) -> Detector:
     """The detector, loaded. Raises ModelError naming the setting and the remedy."""
     smallest = max(1, round(min_side * detection_scale(options, min_side)))
     path = models.locate(options.model, options.model_path)
-    return DETECTORS[options.model].detector(path, options.provider, smallest)
+    with naming_setting("detect", options.model_path):
+        return DETECTORS[options.model].detector(path, options.provider, smallest)
 
 
 def shrunk_size(width: int, height: int, scale: float) -> tuple[int, int]:

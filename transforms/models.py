@@ -1,4 +1,4 @@
-"""Every model by name, with its source, hash and licence; and how one is found, fetched, run."""
+"""Every model by name, with its source, hash and licence; and how one is found and fetched."""
 
 from __future__ import annotations
 
@@ -16,33 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import onnx
-import onnxruntime as ort
 import pooch
 import requests
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-
-ort.set_default_logger_severity(4)  # a refused model is our one-line error, not a log of theirs
-ort.disable_telemetry_events()
-
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-_LOAD_ERRORS = (
-    ort_errors.EPFail,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoModel,
-    ort_errors.NoSuchFile,
-    ort_errors.NotFound,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-    RuntimeError,
-    ValueError,
-)
-"""What onnxruntime raises on a bad model: its own classes have no common base but Exception."""
 
 
 class ModelError(ValueError):
@@ -158,7 +133,8 @@ def entry(name: str) -> ModelEntry:
         return REGISTRY[name]
     except KeyError:
         raise ModelError(
-            f"unknown model {name!r}: choose one of {', '.join(sorted(REGISTRY))}"
+            f"unknown model {name!r}: choose one of {', '.join(sorted(REGISTRY))}, "
+            "or give its file by detect.model_path"
         ) from None
 
 
@@ -170,17 +146,19 @@ def installed_path(model: ModelEntry) -> Path:
 
 
 def locate(name: str, path: str | None = None) -> Path:
-    """The model's file: `path` where one is given (any file: its hash is recorded, not
-    prescribed), else the fetched one, checked against its known sha256.
+    """The model's file: `path` where one is given (any file, and any name: its hash is recorded,
+    not prescribed), else the fetched one, checked against its known sha256.
 
     Raises ModelError naming the setting and the remedy.
     """
-    model = entry(name)
     if path is not None:
         given = Path(path).expanduser()
         if not given.is_file():
-            raise ModelError(f"{model.setting}: {path} is not a file")
+            # A name that is not in the registry is a detector's: the settings allow no other.
+            setting = REGISTRY[name].setting if name in REGISTRY else "detect.model_path"
+            raise ModelError(f"{setting}: {path} is not a file")
         return given
+    model = entry(name)
     file = installed_path(model)
     if not file.is_file():
         raise ModelError(f"model {name} is not there ({file}): {_remedy(model)}")
@@ -286,48 +264,3 @@ def install_package(requirement: str, folder: Path) -> None:
             return
     lines = result.stderr.strip().splitlines() or ["no message"]
     raise ModelError(f"{requirement} could not be fetched: {lines[-1].strip()}")
-
-
-def load_onnx(data: bytes, name: str) -> onnx.ModelProto:
-    """Raises ModelError, saying `name`, when the bytes are not an ONNX model."""
-    try:
-        return onnx.load_from_string(data)
-    except DecodeError:
-        raise ModelError(f"{name} is not an ONNX model") from None
-
-
-def onnx_session(
-    model: Path | bytes, provider: str = "cpu", name: str = ""
-) -> ort.InferenceSession:
-    """A session with one thread (workers are processes) on the provider asked for.
-
-    Raises ModelError when the provider is missing or the model cannot be loaded; onnxruntime
-    by itself falls back to the CPU silently.
-    """
-    name = name or (str(model) if isinstance(model, Path) else "the model")
-    if provider not in PROVIDERS:
-        raise ModelError(f"unknown provider {provider!r}: choose one of {', '.join(PROVIDERS)}")
-    wanted = PROVIDERS[provider]
-    if wanted not in ort.get_available_providers():
-        raise ModelError(
-            f"provider {provider} is not there: install onnxruntime-gpu in place of onnxruntime, "
-            "or set the provider to cpu"
-        )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_mem_pattern = False  # a pattern per input shape is kept for ever
-    options.log_severity_level = 4
-    data = model.read_bytes() if isinstance(model, Path) else model
-    settings = [{"use_tf32": "0"}] if provider == "cuda" else [{}]
-    try:
-        session = ort.InferenceSession(data, options, [wanted], settings)
-    except _LOAD_ERRORS as error:
-        line = " ".join(str(error).split())[:200]
-        raise ModelError(f"{name} cannot be run: {line}") from None
-    session.disable_fallback()
-    if session.get_providers()[0] != wanted:
-        raise ModelError(f"provider {provider} is installed but could not be started on this host")
-    return session

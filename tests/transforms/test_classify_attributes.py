@@ -153,7 +153,7 @@ def test_a_fixed_batch_of_many_is_refused_and_of_one_is_fine(tmp_path: Path) -> 
 
 def test_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"<html>")
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match=r"^attributes\.model_path: .*m\.onnx"):
         Classifier(options(str(tmp_path / "m.onnx")))
 
 

@@ -1,6 +1,7 @@
 import io
 import pickle
 import random
+from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -24,7 +25,7 @@ from facecap.transforms.detect import (
     load_detector,
     to_faces,
 )
-from facecap.transforms.detectors import DETECTORS, Detections
+from facecap.transforms.detectors import DETECTORS, Detections, DetectorType
 
 DECODE = DecodeOptions()
 SHARD = ShardSpec(0, 0, ())
@@ -134,6 +135,34 @@ def test_a_missing_model_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("FACECAP_CACHE", str(tmp_path))
     with pytest.raises(models.ModelError, match="run: facecap models fetch mtcnn"):
         load_detector(DetectOptions(), 128)
+
+
+class Nothing:
+    """A detector that finds nothing, of a model that is in no registry."""
+
+    def __init__(self, path: Path, provider: str, min_face: int) -> None:
+        self.made_of = (path.read_bytes(), provider, min_face)
+
+    def detect(self, rgb: np.ndarray) -> Detections:
+        return Detections.none()
+
+
+def test_a_new_detector_is_one_class_and_one_entry(tmp_path, monkeypatch):
+    monkeypatch.setitem(DETECTORS, "nothing", DetectorType(Nothing, min_face=32, min_score=0.5))
+    file = tmp_path / "nothing.onnx"
+    file.write_bytes(b"x")
+    detector = load_detector(DetectOptions(model="nothing", model_path=str(file)), 128)
+    assert detector.made_of == (b"x", "cpu", 32)
+    with pytest.raises(models.ModelError, match=r"or give its file by detect\.model_path"):
+        load_detector(DetectOptions(model="nothing"), 128)
+
+
+def test_a_bad_model_names_the_setting(tmp_path):
+    file = tmp_path / "bad.onnx"
+    file.write_bytes(b"junk")
+    for name in DETECTORS:
+        with pytest.raises(models.ModelError, match=r"^detect\.model_path: .*bad\.onnx is no"):
+            load_detector(DetectOptions(model=name, model_path=str(file)), 128)
 
 
 # With real models and photographs.

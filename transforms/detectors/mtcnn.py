@@ -8,11 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 
-from facecap.transforms import models
 from facecap.transforms.detectors.boxes import Boxes, nms
 from facecap.transforms.detectors.detections import Detections
 from facecap.transforms.detectors.mtcnn_weights import NETWORKS, WeightsError, network
+from facecap.transforms.models import ModelError
+from facecap.transforms.onnx_session import ORT_ERRORS, load_onnx, onnx_session
 
 THRESHOLDS = (0.6, 0.7, 0.7)
 FACTOR = 0.709
@@ -36,13 +38,27 @@ class Mtcnn:
     """
 
     def __init__(self, path: Path, provider: str, min_face: int) -> None:
-        model = models.load_onnx(path.read_bytes(), str(path))
+        model = load_onnx(path.read_bytes(), str(path))
         try:
             self._pnet, self._rnet, self._onet = (
-                models.onnx_session(network(model, n), provider, str(path)) for n in NETWORKS
+                onnx_session(network(model, n), provider, str(path)) for n in NETWORKS
             )
         except WeightsError as error:
-            raise models.ModelError(f"{path} is no converted MTCNN: {error}") from None
+            raise ModelError(f"{path} is no converted MTCNN: {error}") from None
+        for session, name, side, expected in (
+            (self._pnet, "pnet", _CELL, [(1, 2, 1, 1), (1, 4, 1, 1)]),
+            (self._rnet, "rnet", 24, [(1, 2), (1, 4)]),
+            (self._onet, "onet", 48, [(1, 2), (1, 4), (1, 10)]),
+        ):
+            try:
+                outputs = _run(session, name, np.zeros((1, 3, side, side), np.float32))
+            except ORT_ERRORS as error:
+                line = " ".join(str(error).split())[:200]
+                raise ModelError(f"{path} cannot be run: {line}") from None
+            if [np.shape(output) for output in outputs] != expected:
+                raise ModelError(
+                    f"{path} is no converted MTCNN: {name} has outputs of other shapes"
+                )
         self.min_face = min_face
 
     def detect(self, rgb: npt.NDArray[np.uint8]) -> Detections:
@@ -113,12 +129,12 @@ def _scales(short_side: int, min_face: int) -> list[float]:
     return scales
 
 
-def _run(session: models.ort.InferenceSession, name: str, images: Floats) -> list[Floats]:
+def _run(session: ort.InferenceSession, name: str, images: Floats) -> list[Floats]:
     return session.run(None, {f"{name}/input": images})
 
 
 def _look(
-    session: models.ort.InferenceSession, name: str, sums: Sums, boxes: Boxes, side: int
+    session: ort.InferenceSession, name: str, sums: Sums, boxes: Boxes, side: int
 ) -> list[Floats]:
     """A network's answers on the parts of the image inside the boxes (one or more)."""
     starts = range(0, len(boxes), _CHUNK)

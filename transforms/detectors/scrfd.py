@@ -10,9 +10,10 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from facecap.transforms import models
 from facecap.transforms.detectors.boxes import nms
 from facecap.transforms.detectors.detections import Detections
+from facecap.transforms.models import ModelError
+from facecap.transforms.onnx_session import ORT_ERRORS, load_onnx, onnx_session
 
 STRIDES = (8, 16, 32)
 ANCHORS = 2
@@ -24,6 +25,11 @@ _CANVAS = 64
 """The canvas is a multiple of this (a stride of 32 is needed), so that there are few shapes."""
 
 
+_BAD_GRAPH = (IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""What reading a foreign graph and its constants raises: inputs that are not there, tensors of
+types and sizes that cannot be."""
+
+
 class Scrfd:
     """Finds faces of about 16 pixels and more, whatever `min_face`: one pass, no pyramid.
 
@@ -31,13 +37,22 @@ class Scrfd:
     """
 
     def __init__(self, path: Path, provider: str, min_face: int) -> None:
-        model = models.load_onnx(path.read_bytes(), str(path))
+        model = load_onnx(path.read_bytes(), str(path))
         try:
             free_input_size(model)
-        except ValueError as error:
-            raise models.ModelError(f"{path} is no SCRFD with landmarks: {error}") from None
-        self._session = models.onnx_session(model.SerializeToString(), provider, str(path))
+        except _BAD_GRAPH as error:
+            raise ModelError(f"{path} is no SCRFD with landmarks: {_line(error)}") from None
+        self._session = onnx_session(model.SerializeToString(), provider, str(path))
         self._input = model.graph.input[0].name
+        try:
+            outputs = self._session.run(None, {self._input: np.zeros((1, 3, 64, 128), np.float32)})
+        except ORT_ERRORS as error:
+            raise ModelError(f"{path} cannot be run: {_line(error)}") from None
+        cells = [8 * 16, 4 * 8, 2 * 4]
+        if [np.shape(o) for o in outputs] != [
+            (1, ANCHORS * n, k) for k in (1, 4, 10) for n in cells
+        ]:
+            raise ModelError(f"{path} is no SCRFD with landmarks: outputs of other shapes")
 
     def detect(self, rgb: npt.NDArray[np.uint8]) -> Detections:
         """All faces of `rgb` uint8 [h, w, 3], in its pixels: scores from 0.5 up, best first."""
@@ -49,6 +64,10 @@ class Scrfd:
         found = decode([o[0] for o in outputs], canvas.shape[1])
         kept = nms(found.boxes, found.scores, MAX_OVERLAP, pixel=1)
         return Detections(found.boxes[kept], found.scores[kept], found.landmarks[kept])
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _round_up(length: int) -> int:

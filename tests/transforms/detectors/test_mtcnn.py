@@ -1,9 +1,14 @@
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from facecap.transforms import models
 from facecap.transforms.detectors import mtcnn
@@ -119,6 +124,28 @@ def test_a_model_of_another_kind_is_refused(tmp_path, made):
     path.write_bytes(b"\x00" * 100)
     with pytest.raises(models.ModelError, match=r"is not an ONNX model|no converted MTCNN"):
         Mtcnn(path, "cpu", 20)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_damaged_model_is_an_error_or_a_detector(mtcnn_weights_made, data):
+    model = onnx.load_from_string(build_onnx(mtcnn_weights_made))
+    part = data.draw(st.sampled_from([*model.graph.node, *model.graph.output, *model.graph.input]))
+    body = bytearray(part.SerializeToString())
+    body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        part.ParseFromString(bytes(body))
+    except DecodeError:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "m.onnx")
+        path.write_bytes(model.SerializeToString())
+        try:
+            detector = Mtcnn(path, "cpu", 20)
+        except models.ModelError as error:
+            assert "\n" not in str(error)
+        else:
+            detector.detect(np.zeros((30, 30, 3), np.uint8))
 
 
 def test_agrees_with_facenet_pytorch_on_the_astronaut(fetched):

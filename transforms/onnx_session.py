@@ -1,0 +1,115 @@
+"""ONNX models run on one thread of the provider asked for, and nothing but the file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from facecap.transforms.models import ModelError
+
+# Of the whole process, set once.
+ort.set_default_logger_severity(4)  # a refused model is our one-line error, not a log of theirs
+ort.disable_telemetry_events()
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+ORT_ERRORS = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NoSuchFile,
+    ort_errors.NotFound,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+"""What onnxruntime raises on a bad model: its own classes have no common base but Exception."""
+
+
+class ProviderError(ModelError):
+    """A provider that is unknown, not installed or cannot be started."""
+
+
+@contextmanager
+def naming_setting(stage: str, model_path: str | None) -> Iterator[None]:
+    """A ModelError inside the block gets the stage's setting in front that is to be changed."""
+    try:
+        yield
+    except ModelError as error:
+        setting = "model" if model_path is None else "model_path"
+        if isinstance(error, ProviderError):
+            setting = "provider"
+        raise ModelError(f"{stage}.{setting}: {error}") from None
+
+
+def load_onnx(data: bytes, name: str) -> onnx.ModelProto:
+    """Raises ModelError, saying `name`, when the bytes are not an ONNX model or when it keeps
+    tensors in other files: those would be read from anywhere, and are not in the file's hash."""
+    try:
+        model = onnx.load_from_string(data)
+    except DecodeError:
+        raise ModelError(f"{name} is not an ONNX model") from None
+    if _has_external_data(model):
+        raise ModelError(f"{name} keeps its data in other files: save it as one file")
+    return model
+
+
+def _has_external_data(message: Message) -> bool:
+    """Whether any tensor in the message, however deep, is EXTERNAL."""
+    if isinstance(message, onnx.TensorProto):
+        return bool(message.data_location == onnx.TensorProto.EXTERNAL or message.external_data)
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        inner = [value] if isinstance(value, Message) else value
+        if any(_has_external_data(part) for part in inner):
+            return True
+    return False
+
+
+def onnx_session(
+    model: Path | bytes, provider: str = "cpu", name: str = ""
+) -> ort.InferenceSession:
+    """A session with one thread (workers are processes) on the provider asked for.
+
+    Raises ProviderError when the provider is missing (onnxruntime by itself falls back to the CPU
+    silently), ModelError when the model cannot be loaded or keeps data in other files.
+    """
+    name = name or (str(model) if isinstance(model, Path) else "the model")
+    if provider not in PROVIDERS:
+        raise ProviderError(f"unknown provider {provider!r}: choose one of {', '.join(PROVIDERS)}")
+    wanted = PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise ProviderError(
+            f"{provider} is not there: install onnxruntime-gpu in place of onnxruntime, "
+            "or set the provider to cpu"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False  # a pattern per input shape is kept for ever
+    options.log_severity_level = 4
+    data = model.read_bytes() if isinstance(model, Path) else model
+    load_onnx(data, name)
+    settings = [{"use_tf32": "0"}] if provider == "cuda" else [{}]
+    try:
+        session = ort.InferenceSession(data, options, [wanted], settings)
+    except ORT_ERRORS as error:
+        line = " ".join(str(error).split())[:200]
+        raise ModelError(f"{name} cannot be run: {line}") from None
+    session.disable_fallback()
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(f"{provider} is installed but could not be started on this host")
+    return session
