@@ -32,7 +32,9 @@ def server() -> Iterator[ImageServer]:
         yield running
 
 
-def test_a_bundle_after_a_failed_one_starts_clean(server: ImageServer) -> None:
+def test_a_bundle_after_a_failed_one_starts_clean(
+    server: ImageServer, caplog: pytest.LogCaptureFixture
+) -> None:
     dofn = DownloadDoFn(make_options(server, prefetch_bytes=1), 4)
     dofn.setup()
     dofn.start_bundle()
@@ -43,6 +45,7 @@ def test_a_bundle_after_a_failed_one_starts_clean(server: ImageServer) -> None:
     assert time.monotonic() - start < 0.8
     assert rows(got) == [1000, 1001]
     dofn.teardown()
+    assert not caplog.records, "what the desk cancels is no defect"
 
 
 def test_bodies_in_memory_stay_within_budget(server: ImageServer) -> None:
