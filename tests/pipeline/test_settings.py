@@ -311,5 +311,7 @@ def test_a_model_that_is_not_fetched_names_the_command(
     resolve_models(Settings())
     with pytest.raises(UsageError, match=r"scrfd-10g is not there .*fetch scrfd-10g"):
         resolve_models(load_settings(None, ["detect.model=scrfd-10g"]))
-    with pytest.raises(UsageError, match=r"provider cuda is not there: .*set the provider to cpu"):
+    with pytest.raises(
+        UsageError, match=r"^detect.provider: cuda is not there: .*set the provider to cpu"
+    ):
         resolve_models(load_settings(None, ["detect.provider=cuda"]))

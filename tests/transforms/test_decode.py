@@ -366,17 +366,28 @@ def test_any_bytes_are_an_image_or_a_drop(body):
     outcome(body)
 
 
-@settings(max_examples=600, deadline=None)
-@given(st.data())
-def test_any_damage_to_an_image_is_an_image_or_a_drop(data):
-    body = bytearray(data.draw(st.sampled_from(BODIES)))
+def damaged(data, seeds: list[bytes]) -> bytes:
+    body = bytearray(data.draw(st.sampled_from(seeds)))
     if data.draw(st.booleans()):
         del body[data.draw(st.integers(12, len(body))) :]
     for _ in range(data.draw(st.integers(1, 6))):
         last = len(body) - 1
         at = data.draw(st.integers(0, last) | st.integers(0, min(last, 200)))
         body[at] = data.draw(st.sampled_from([0, 255]) | st.integers(0, 255))
-    outcome(bytes(body))
+    return bytes(body)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.data())
+def test_any_damage_to_an_image_is_an_image_or_a_drop(data):
+    outcome(damaged(data, BODIES))
+
+
+@pytest.mark.long
+@settings(max_examples=5000, deadline=None)
+@given(st.data())
+def test_much_damage_to_an_avif(data):
+    outcome(damaged(data, [body for body in BODIES if sniff(body) == "AVIF"]))
 
 
 def with_tag_type(block: bytes, start: int, entry: int, kind: int) -> bytes:
