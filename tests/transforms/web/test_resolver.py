@@ -113,7 +113,7 @@ def test_a_dead_name_is_tried_as_often_as_asked(
     make = resolver.aiodns.DNSResolver
     monkeypatch.setattr(resolver.aiodns, "DNSResolver", lambda **given: make(**given | ONE_TRY))
     settings = options(
-        ImageServer({}), timeout_s=10.0, retries=2, dns_timeout_s=0.4, respect_robots=respect_robots
+        ImageServer({}), timeout_s=10.0, retries=2, dns_timeout_s=0.1, respect_robots=respect_robots
     )
     assert outcome(fetch(settings, "http://silent.test/a"))[0] is Reason.DNS
     assert names.asked == ["silent.test"] * 3
