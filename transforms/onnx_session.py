@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,21 +59,43 @@ def load_onnx(data: bytes, name: str) -> onnx.ModelProto:
         model = onnx.load_from_string(data)
     except DecodeError:
         raise ModelError(f"{name} is not an ONNX model") from None
-    if _has_external_data(model):
+    if _any_part(model, _is_external):
         raise ModelError(f"{name} keeps its data in other files: save it as one file")
+    if _any_part(model, _has_damaged_text):
+        raise ModelError(f"{name} is a damaged ONNX model: a name in it is not text")
     return model
 
 
-def _has_external_data(message: Message) -> bool:
-    """Whether any tensor in the message, however deep, is EXTERNAL."""
+def _any_part(message: Message, test: Callable[[Message], bool]) -> bool:
+    """Whether `test` holds for the message or any message in it, however deep."""
+    if test(message):
+        return True
     if isinstance(message, onnx.TensorProto):
-        return bool(message.data_location == onnx.TensorProto.EXTERNAL or message.external_data)
+        return False  # nothing deeper, and its fields are large
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
         inner = [value] if isinstance(value, Message) else value
-        if any(_has_external_data(part) for part in inner):
+        if any(_any_part(part, test) for part in inner):
             return True
+    return False
+
+
+def _is_external(part: Message) -> bool:
+    if not isinstance(part, onnx.TensorProto):
+        return False
+    return bool(part.data_location == onnx.TensorProto.EXTERNAL or part.external_data)
+
+
+def _has_damaged_text(part: Message) -> bool:
+    """Protobuf gives text that is not UTF-8 as bytes, which code that expects text trips over."""
+    if isinstance(part, onnx.TensorProto):
+        return isinstance(part.name, bytes)
+    for field, value in part.ListFields():
+        if field.type == field.TYPE_STRING:
+            texts = [value] if isinstance(value, str | bytes) else value
+            if any(isinstance(text, bytes) for text in texts):
+                return True
     return False
 
 

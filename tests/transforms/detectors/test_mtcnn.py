@@ -126,6 +126,14 @@ def test_a_model_of_another_kind_is_refused(tmp_path, made):
         Mtcnn(path, "cpu", 20)
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path, mtcnn_weights_made):
+    data = build_onnx(mtcnn_weights_made)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data.replace(b"pnet/", b"pnet\xff"))
+    with pytest.raises(models.ModelError, match="a name in it is not text"):
+        Mtcnn(path, "cpu", 20)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_a_damaged_model_is_an_error_or_a_detector(mtcnn_weights_made, data):
