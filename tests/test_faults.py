@@ -50,20 +50,10 @@ def kill_and_continue(
     assert not (output / "_attempts").exists()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [*range(5), *(pytest.param(n, marks=pytest.mark.long) for n in range(5, 20))]
+)
 def test_a_killed_build_ends_in_the_same_bytes(
-    seed: int,
-    reference: tuple[dict[str, str], float],
-    photo_list: Path,
-    photo_server: ImageServer,
-    tmp_path: Path,
-) -> None:
-    kill_and_continue(seed, reference, photo_list, photo_server, tmp_path / "out")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(5, 20))
-def test_a_killed_build_ends_in_the_same_bytes_many_times(
     seed: int,
     reference: tuple[dict[str, str], float],
     photo_list: Path,
