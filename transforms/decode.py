@@ -57,6 +57,11 @@ but only a few bytes; an encoder's progressive JPEG has about ten."""
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 """A JPEG marker that a segment follows, or the end of the image."""
 
+_LOSSLESS = b"\xff\xc3"
+"""The frame marker of a lossless JPEG. Libjpeg does not reduce its scale; Pillow, asked to, writes
+past the end of its buffer and the process dies. Found anywhere, metadata included, it is decoded in
+full size."""
+
 _BAND_PIXELS = 1_000_000
 """Pixels converted at once, so that the copies of a large image on the way are small."""
 
@@ -133,7 +138,8 @@ def decode(body: bytes, options: DecodeOptions, *, scale: float = 1.0) -> RGB:
     """The image upright: uint8 RGB [h, w, 3].
 
     At `scale` 1 in full size. At a smaller one a JPEG is decoded at the smallest of 1/8, 1/4,
-    1/2 and 1 that is not below it (sides rounded up), any other format in full size.
+    1/2 and 1 that is not below it (sides rounded up), a lossless one and any other format in full
+    size.
     Raises Dropped at the decode stage.
     """
     with _opened(body, options) as image:
@@ -141,7 +147,7 @@ def decode(body: bytes, options: DecodeOptions, *, scale: float = 1.0) -> RGB:
             if _too_many_scans(body):
                 raise Dropped(Stage.DECODE, Reason.CORRUPT, "too many scans")
             divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
-            if divisor > 1:
+            if divisor > 1 and _LOSSLESS not in body:
                 image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiff(image)
