@@ -26,7 +26,8 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+import simplejpeg
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from facecap.schemas.options import Options, content
 from facecap.schemas.outcomes import Reason, Stage
@@ -130,36 +131,52 @@ def probe(body: bytes, options: DecodeOptions) -> ImageInfo:
 
     Raises Dropped at the decode stage.
     """
-    with _opened(body, options) as image:
-        return _info(image)
+    with opened(body, options) as image:
+        return image.info
 
 
 def decode(body: bytes, options: DecodeOptions, *, scale: float = 1.0) -> RGB:
     """The image upright: uint8 RGB [h, w, 3].
 
     At `scale` 1 in full size. At a smaller one a JPEG is decoded at the smallest of 1/8, 1/4,
-    1/2 and 1 that is not below it (sides rounded up), a lossless one and any other format in full
-    size.
+    1/2 and 1 that is not below it (sides rounded up), any other format in full size.
     Raises Dropped at the decode stage.
     """
-    with _opened(body, options) as image:
-        if isinstance(image, ImageFile.ImageFile) and image.format in ("JPEG", "MPO"):
-            if _too_many_scans(body):
+    with opened(body, options) as image:
+        return image.decode(scale)[0]
+
+
+class EncodedImage:
+    """An image whose header was read: what it is, and its pixels when asked for."""
+
+    def __init__(self, body: bytes, image: Image.Image) -> None:
+        self._body, self._image = body, image
+        # A TIFF turns itself while it is loaded.
+        self._turn = 1 if isinstance(image, TiffImagePlugin.TiffImageFile) else _orientation(image)
+        width, height = image.size if self._turn < 5 else image.size[::-1]
+        self.info = ImageInfo(str(image.format), width, height)
+
+    def decode(self, scale: float = 1.0) -> tuple[RGB, int]:
+        """The pixels as `decode` gives them, and how many pixels of the original one of them
+        stands for, in each direction: 1, 2, 4 or 8. To be called once."""
+        image, divisor = self._image, 1
+        if image.format in ("JPEG", "MPO"):
+            if _too_many_scans(self._body):
                 raise Dropped(Stage.DECODE, Reason.CORRUPT, "too many scans")
             divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
-            if divisor > 1 and _LOSSLESS not in body:
+            rgb = _decode_plain_jpeg(self._body, image, divisor)
+            if rgb is not None:
+                return _TURN[self._turn](rgb), divisor
+            if divisor > 1:
                 image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiff(image)
-            orientation = 1  # a TIFF turns itself while it is loaded
-        else:
-            orientation = _orientation(image)
         image.load()
-        return _TURN[orientation](_to_rgb(image))
+        return _TURN[self._turn](_to_rgb(image)), divisor
 
 
 @contextmanager
-def _opened(body: bytes, options: DecodeOptions) -> Iterator[Image.Image]:
+def opened(body: bytes, options: DecodeOptions) -> Iterator[EncodedImage]:
     """The image, opened but not decoded, within the pixel limit; what Pillow raises on bad
     data inside the block becomes a Dropped."""
     name = sniff(body)
@@ -168,16 +185,31 @@ def _opened(body: bytes, options: DecodeOptions) -> Iterator[Image.Image]:
             if image.width * image.height > options.max_pixels:
                 size = f"{image.width} x {image.height}"
                 raise Dropped(Stage.DECODE, Reason.TOO_MANY_PIXELS, size)
-            yield image
+            yield EncodedImage(body, image)
     except Image.DecompressionBombError:
         raise Dropped(Stage.DECODE, Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
-        reason = Reason.TRUNCATED if _cut_short(body, name) else Reason.CORRUPT
-        raise Dropped(Stage.DECODE, reason, f"{name} header") from None
+        raise _unreadable(body, name, f"{name} header") from None
     except _BAD_DATA as error:
         cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        reason = Reason.TRUNCATED if cut or _cut_short(body, name) else Reason.CORRUPT
-        raise Dropped(Stage.DECODE, reason, f"{name}: {type(error).__name__}") from None
+        raise _unreadable(body, name, f"{name}: {type(error).__name__}", cut) from None
+
+
+def _decode_plain_jpeg(body: bytes, image: Image.Image, divisor: int) -> RGB | None:
+    """The pixels of a flawless gray or RGB JPEG at 1/`divisor`, not turned: the same that Pillow
+    gives (both are libjpeg-turbo), without its copies. None where Pillow has to judge."""
+    if image.mode not in ("L", "RGB"):
+        return None
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(body)
+        if (width, height) != image.size:
+            return None
+        rgb = simplejpeg.decode_jpeg(
+            body, "RGB", min_height=-(-height // divisor), min_width=-(-width // divisor)
+        )
+    except ValueError:  # also for every warning of libjpeg's
+        return None
+    return np.asarray(rgb, np.uint8)
 
 
 _BAD_DATA = (
@@ -194,6 +226,31 @@ _BAD_DATA = (
 )
 """What Pillow raises on bad data. Not AttributeError or TypeError: those mean broken code. Not
 MemoryError: the header's size was checked, so the machine is short of memory, not the image bad."""
+
+
+def _unreadable(body: bytes, name: str, detail: str, cut: bool = False) -> Dropped:
+    """Why an image that its decoder refused is none; `cut` where the decoder said it ends early."""
+    if name == "JPEG" and (kind := _unsupported_jpeg(body)):
+        return Dropped(Stage.DECODE, Reason.UNSUPPORTED_FORMAT, kind)
+    reason = Reason.TRUNCATED if cut or _cut_short(body, name) else Reason.CORRUPT
+    return Dropped(Stage.DECODE, reason, detail)
+
+
+def _unsupported_jpeg(body: bytes) -> str | None:
+    """The kind of a sound JPEG that Pillow does not decode, by its frame header (T.81, B.2.2)."""
+    at = 0
+    while marker := _MARKER.search(body, at):
+        kind, frame = marker[1][0], body[marker.end() : marker.end() + 8]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and len(frame) == 8:
+            if kind not in (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA):
+                return "hierarchical JPEG"
+            if frame[2] != 8:
+                return f"JPEG of {frame[2]}-bit samples"
+            return None if frame[7] in (1, 3, 4) else f"JPEG of {frame[7]} components"
+        if kind == 0xDA:
+            return None
+        at = marker.end() + int.from_bytes(frame[:2], "big")
+    return None
 
 
 def _too_many_scans(body: bytes) -> bool:
@@ -249,13 +306,6 @@ def _boxes_cut_short(body: bytes) -> bool:
     return at != len(body)
 
 
-def _info(image: Image.Image) -> ImageInfo:
-    width, height = image.size
-    if image.format != "TIFF" and _orientation(image) >= 5:
-        width, height = height, width
-    return ImageInfo(str(image.format), width, height)
-
-
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8. From the header's EXIF block only: Image.getexif() would
     decode a whole PNG to look behind its pixels, and take XMP for EXIF."""
@@ -298,7 +348,11 @@ def _to_rgb(image: Image.Image) -> RGB:
             values = np.nan_to_num(np.asarray(part), nan=0.0).clip(0, top)
             rgb[rows] = np.rint(values * (255 / top)).astype(np.uint8)[:, :, None]
         elif image.mode.startswith("I"):
-            rgb[rows] = (np.asarray(part).clip(0, 65535) >> 8)[:, :, None]
+            samples = np.asarray(part)
+            grey = samples.clip(0, 65535) >> 8
+            if isinstance(key := image.info.get("transparency"), int):
+                grey[samples == key] = 255
+            rgb[rows] = grey[:, :, None]
         else:
             if image.has_transparency_data:
                 coloured = part.convert("RGBA")
