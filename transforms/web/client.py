@@ -15,6 +15,7 @@ from yarl import URL
 from facecap.schemas.outcomes import Reason
 from facecap.transforms.web.addresses import AllowedHosts, Hop, checked_socket, current_hop
 from facecap.transforms.web.failure import Failed
+from facecap.transforms.web.interim import BoundedResponse
 from facecap.transforms.web.limits import Limits
 from facecap.transforms.web.resolver import CachingResolver, NotResolved
 
@@ -58,6 +59,7 @@ class Client:
             timeout=timeout,
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
+            response_class=BoundedResponse,
             headers={"User-Agent": options.user_agent_header, "Accept-Encoding": "identity"},
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
