@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facecap.schemas.sample import Box, Face, Point
+from facecap.transforms.resize import shrink
 
 FivePoints = tuple[Point, Point, Point, Point, Point]
 """Left eye, right eye, nose, left mouth corner, right mouth corner: left as seen in the image."""
@@ -140,11 +141,8 @@ def warp(
     region = np.ascontiguousarray(rgb[y0:y1, x0:x1])
     to_image = np.array([[1.0, 0.0, x0], [0.0, 1.0, y0], [0.0, 0.0, 1.0]])
     if scale < 1.0:
-        small_w = max(1, round((x1 - x0) * scale))
-        small_h = max(1, round((y1 - y0) * scale))
-        region = cv2.resize(region, (small_w, small_h), interpolation=cv2.INTER_AREA)
-        fx, fy = (x1 - x0) / small_w, (y1 - y0) / small_h
-        # Pixel centres: small pixel i covers [i*f, (i+1)*f) of the region.
+        region, (fx, fy) = shrink(region, scale)
+        # Pixel centres: small pixel i covers [i*fx, (i+1)*fx) of the region.
         to_region = np.array([[fx, 0.0, fx / 2 - 0.5], [0.0, fy, fy / 2 - 0.5], [0.0, 0.0, 1.0]])
         to_image = to_image @ to_region
     chip = cv2.warpAffine(

@@ -18,8 +18,8 @@ from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Crop as FaceCrop
 from facecap.schemas.sample import Face, Outside, Sample, SampleBatch
 from facecap.schemas.shard import MAX_FACES_PER_IMAGE
-from facecap.transforms import align, face_measures, railway
-from facecap.transforms.decode import DecodeOptions, decode
+from facecap.transforms import align, face_measures, pixels, railway
+from facecap.transforms.decode import DecodeOptions
 
 
 class CropOptions(Options):
@@ -159,13 +159,13 @@ def crop_sample(
     alignment: align.Alignment,
     min_score: float,
 ) -> Sample:
-    """`sample` with each face dropped or cropped. The image is decoded, once and in full, only
+    """`sample` with each face dropped or cropped. The image is decoded, in full, only
     where there is a face to keep; raises `railway.Dropped` as `decode` does."""
-    if sample.fetched is None or sample.fetched.body is None or sample.image is None:
+    if sample.image is None:
         raise ValueError("a live sample without its image reached Crop")
     faces = select(sample.faces, sample.image.width, sample.image.height, options, min_score)
     if any(face.drop is None for face in faces):
-        rgb = decode(sample.fetched.body, decode_options)
+        rgb = pixels.full(sample, decode_options)
         faces = tuple(
             face if face.drop else replace(face, crop=crop_face(rgb, face, options, alignment))
             for face in faces

@@ -21,7 +21,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import cv2
 import numpy as np
@@ -149,8 +149,8 @@ def decode(body: bytes, options: DecodeOptions, *, scale: float = 1.0) -> RGB:
 class EncodedImage:
     """An image whose header was read: what it is, and its pixels when asked for."""
 
-    def __init__(self, body: bytes, image: Image.Image) -> None:
-        self._body, self._image = body, image
+    def __init__(self, body: bytes, name: str, image: Image.Image) -> None:
+        self._body, self._name, self._image = body, name, image
         # A TIFF turns itself while it is loaded.
         self._turn = 1 if isinstance(image, TiffImagePlugin.TiffImageFile) else _orientation(image)
         width, height = image.size if self._turn < 5 else image.size[::-1]
@@ -158,47 +158,62 @@ class EncodedImage:
 
     def decode(self, scale: float = 1.0) -> tuple[RGB, int]:
         """The pixels as `decode` gives them, and how many pixels of the original one of them
-        stands for, in each direction: 1, 2, 4 or 8. To be called once."""
-        image, divisor = self._image, 1
-        if image.format in ("JPEG", "MPO"):
+        stands for, in each direction: 1, 2, 4 or 8. To be called once. Raises Dropped."""
+        divisor = 1
+        if self._image.format in ("JPEG", "MPO"):
             if _too_many_scans(self._body):
                 raise Dropped(Stage.DECODE, Reason.CORRUPT, "too many scans")
             divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
-            rgb = _decode_plain_jpeg(self._body, image, divisor)
-            if rgb is not None:
-                return _TURN[self._turn](rgb), divisor
-            if divisor > 1:
-                image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
+        with _typed_failures(self._body, self._name):
+            rgb = _decode_plain_jpeg(self._body, self._image, divisor)
+            if rgb is None:
+                rgb = self._decode_by_pillow(divisor)
+            return _TURN[self._turn](rgb), divisor
+
+    def _decode_by_pillow(self, divisor: int) -> RGB:
+        image = self._image
+        if divisor > 1:
+            image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiff(image)
         image.load()
-        return _TURN[self._turn](_to_rgb(image)), divisor
+        return _to_rgb(image)
 
 
 @contextmanager
 def opened(body: bytes, options: DecodeOptions) -> Iterator[EncodedImage]:
-    """The image, opened but not decoded, within the pixel limit; what Pillow raises on bad
-    data inside the block becomes a Dropped."""
+    """The image, opened but not decoded, within the pixel limit. Raises Dropped."""
     name = sniff(body)
-    try:
-        with Image.open(io.BytesIO(body), formats=[name]) as image:
+    with ExitStack() as stack:
+        with _typed_failures(body, name):
+            image = stack.enter_context(Image.open(io.BytesIO(body), formats=[name]))
             if image.width * image.height > options.max_pixels:
                 size = f"{image.width} x {image.height}"
                 raise Dropped(Stage.DECODE, Reason.TOO_MANY_PIXELS, size)
-            yield EncodedImage(body, image)
+            encoded = EncodedImage(body, name, image)
+        yield encoded
+
+
+@contextmanager
+def _typed_failures(body: bytes, name: str) -> Iterator[None]:
+    """What Pillow raises on bad data inside the block becomes a Dropped."""
+    try:
+        yield
     except Image.DecompressionBombError:
         raise Dropped(Stage.DECODE, Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
-        raise _unreadable(body, name, f"{name} header") from None
+        reason = Reason.TRUNCATED if _cut_short(body, name) else Reason.CORRUPT
+        raise Dropped(Stage.DECODE, reason, f"{name} header") from None
     except _BAD_DATA as error:
         cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        raise _unreadable(body, name, f"{name}: {type(error).__name__}", cut) from None
+        reason = Reason.TRUNCATED if cut or _cut_short(body, name) else Reason.CORRUPT
+        raise Dropped(Stage.DECODE, reason, f"{name}: {type(error).__name__}") from None
 
 
 def _decode_plain_jpeg(body: bytes, image: Image.Image, divisor: int) -> RGB | None:
     """The pixels of a flawless gray or RGB JPEG at 1/`divisor`, not turned: the same that Pillow
     gives (both are libjpeg-turbo), without its copies. None where Pillow has to judge."""
-    if image.mode not in ("L", "RGB"):
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
         return None
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(body)

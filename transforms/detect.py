@@ -7,19 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
-import cv2
 import numpy as np
-import numpy.typing as npt
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from pydantic import field_validator
 
 from facecap.schemas.options import Options, content, run
 from facecap.schemas.outcomes import Drop, Reason, Stage
-from facecap.schemas.sample import Face, ImageInfo, Sample, SampleBatch
-from facecap.transforms import decode, models, railway
-from facecap.transforms.decode import DecodeOptions
+from facecap.schemas.sample import Face, Sample, SampleBatch
+from facecap.transforms import models, pixels, railway
+from facecap.transforms.decode import RGB, DecodeOptions, EncodedImage, opened
 from facecap.transforms.detectors import DETECTORS, Detections, Detector
 from facecap.transforms.onnx_session import PROVIDERS, naming_setting
+from facecap.transforms.resize import shrink
+
+FULL_DECODE_PIXELS = 4_000_000
+"""Larger images are decoded at the nearest scale above the one needed, to spare memory."""
+
+Zoom = tuple[float, float]
 
 
 class DetectOptions(Options):
@@ -64,46 +68,45 @@ def load_detector(options: DetectOptions, min_side: int) -> Detector:
         return DETECTORS[options.model].detector(path, options.provider, smallest)
 
 
-def shrunk_size(width: int, height: int, scale: float) -> tuple[int, int]:
-    """Width and height of an image shrunk by `scale`, each at least 1."""
-    return max(1, round(width * scale)), max(1, round(height * scale))
+def decode_to_detect(image: EncodedImage, scale: float) -> tuple[RGB, Zoom, RGB | None]:
+    """The upright image shrunk by `scale`, uint8 RGB [h, w, 3]; the pixels of the original per
+    pixel of it, (x, y); and the full-size pixels where they were decoded on the way.
 
-
-def decode_shrunk(
-    body: bytes, info: ImageInfo, options: DecodeOptions, scale: float
-) -> npt.NDArray[np.uint8]:
-    """The upright image shrunk by `scale`: uint8 RGB [h, w, 3]. Raises Dropped."""
-    rgb = decode.decode(body, options, scale=scale)
-    size = shrunk_size(info.width, info.height, scale)
-    if (rgb.shape[1], rgb.shape[0]) != size:
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    return rgb
+    Up to FULL_DECODE_PIXELS an image is decoded in full: most of a JPEG's time is its entropy
+    coding, which a smaller scale does not spare (docs/decisions.md). Raises Dropped.
+    """
+    in_full = image.info.width * image.info.height <= FULL_DECODE_PIXELS
+    rgb, divisor = image.decode(1.0 if in_full else scale)
+    small, (x, y) = shrink(rgb, scale * divisor)
+    return small, (x * divisor, y * divisor), rgb if divisor == 1 else None
 
 
 def detect_faces(
-    sample: Sample, detector: Detector, options: DecodeOptions, scale: float
+    sample: Sample, detector: Detector, options: DecodeOptions, scale: float, min_side: int
 ) -> Sample:
     """`sample` with its image's header and all detected faces, whatever their size and score;
     dropped (with the header, which the ledger tells) when there is none or the pixels are bad.
+    The pixels are kept for Crop where a face is of `min_side`.
 
     Raises Dropped when the header is bad.
     """
     assert sample.fetched is not None and sample.fetched.body is not None
-    body = sample.fetched.body
-    info = decode.probe(body, options)
-    sample = replace(sample, image=info)
-    try:
-        rgb = decode_shrunk(body, info, options, scale)
-    except railway.Dropped as dropped:
-        return replace(sample, drop=dropped.drop)
+    with opened(sample.fetched.body, options) as image:
+        sample = replace(sample, image=image.info)
+        try:
+            rgb, zoom, full = decode_to_detect(image, scale)
+        except railway.Dropped as dropped:
+            return replace(sample, drop=dropped.drop)
     found = detector.detect(rgb)
     if not len(found):
         return replace(sample, drop=Drop(Stage.DETECT, Reason.NO_FACE))
-    zoom = (info.width / rgb.shape[1], info.height / rgb.shape[0])
-    return replace(sample, faces=to_faces(found, zoom))
+    faces = to_faces(found, zoom)
+    if full is not None and any(face.side >= min_side for face in faces):
+        pixels.keep(sample, full)
+    return replace(sample, faces=faces)
 
 
-def to_faces(found: Detections, zoom: tuple[float, float]) -> tuple[Face, ...]:
+def to_faces(found: Detections, zoom: Zoom) -> tuple[Face, ...]:
     """Faces ranked by box area, the largest first (ties by x0, then y0); coordinates are
     multiplied by `zoom` (x, y), which leads from the shrunk image to the original."""
     x, y = zoom
@@ -149,9 +152,10 @@ class DetectHandler(ModelHandler[SampleBatch, SampleBatch, Detector]):
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[SampleBatch]:
         scale = detection_scale(self._options, self._min_side)
+        pixels.forget()
 
         def find(sample: Sample) -> Sample:
-            return detect_faces(sample, model, self._decode, scale)
+            return detect_faces(sample, model, self._decode, scale, self._min_side)
 
         yield railway.map_live(batch, Stage.DETECT, find)
 

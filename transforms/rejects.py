@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -13,8 +12,9 @@ from PIL import Image
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Face, Sample
 from facecap.schemas.shard import ShardSpec, face_key, sample_key
-from facecap.transforms import railway, worker
+from facecap.transforms import pixels, railway, worker
 from facecap.transforms.decode import DecodeOptions, decode
+from facecap.transforms.resize import shrink
 from facecap.transforms.rows import to_json
 
 THUMBNAIL_SIDE = 160
@@ -75,8 +75,10 @@ class RejectSampler:
         return sample
 
     def _decode(self, sample: Sample) -> npt.NDArray[np.uint8]:
+        if sample.faces:
+            return pixels.full(sample, self._options)
         assert sample.fetched is not None and sample.fetched.body is not None  # was decoded
-        scale = 1.0 if sample.faces else min(1.0, THUMBNAIL_SIDE / max(_size(sample)))
+        scale = min(1.0, THUMBNAIL_SIDE / max(_size(sample)))
         return decode(sample.fetched.body, self._options, scale=scale)
 
     def members(self) -> list[tuple[str, dict[str, bytes]]]:
@@ -98,11 +100,8 @@ def _members(
 ) -> dict[str, bytes]:
     if face is not None:
         image = _around(image, face.box)
-    height, width = image.shape[:2]
-    scale = min(1.0, THUMBNAIL_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small, _ = shrink(image, min(1.0, THUMBNAIL_SIDE / max(image.shape[:2])))
     jpeg = io.BytesIO()
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     Image.fromarray(small).save(jpeg, "JPEG", quality=85)
     about = {
         "row": sample.row,

@@ -17,6 +17,7 @@ from facecap.schemas.outcomes import Reason, Stage
 from facecap.schemas.sample import Face, Fetched, ImageInfo, Sample, SampleBatch
 from facecap.schemas.shard import ShardSpec
 from facecap.transforms import align, crop
+from facecap.transforms import pixels as kept_pixels
 from facecap.transforms.crop import Crop, CropOptions, crop_face, crop_sample, select
 from facecap.transforms.decode import DecodeOptions
 
@@ -155,10 +156,10 @@ def test_the_chip_does_not_depend_on_the_saved_crop() -> None:
             assert image.size == (found.width, found.height)
 
 
-def test_the_image_is_decoded_once_and_only_for_a_face_to_keep(monkeypatch) -> None:
+def test_the_image_is_decoded_only_for_a_face_to_keep_and_once_for_all_of_them(monkeypatch) -> None:
     calls = []
-    real = crop.decode
-    monkeypatch.setattr(crop, "decode", lambda *a, **k: calls.append(k) or real(*a, **k))
+    real = kept_pixels.decode
+    monkeypatch.setattr(kept_pixels, "decode", lambda *a, **k: calls.append(k) or real(*a, **k))
     rgb = picture(500, 400)
     small = sample(rgb, (face((0, 0, 50, 50)),))
     assert reasons(crop_sample(small, CropOptions(), DecodeOptions(), CHIP, 0.9).faces) == [

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Fetched, ImageInfo, Sample, SampleBatch
 from facecap.schemas.shard import ShardSpec
-from facecap.transforms import models
-from facecap.transforms.decode import DecodeOptions
+from facecap.transforms import detect, models
+from facecap.transforms.decode import DecodeOptions, opened
 from facecap.transforms.detect import (
     Detect,
     DetectHandler,
     DetectOptions,
-    decode_shrunk,
+    decode_to_detect,
     detect_faces,
     detection_scale,
     load_detector,
@@ -63,7 +63,7 @@ def sample(body: bytes, row=0) -> Sample:
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.25])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_boxes_are_in_pixels_of_the_original(scale, kind):
-    found = detect_faces(sample(encoded(image(), kind)), WhiteSquares(), DECODE, scale)
+    found = detect_faces(sample(encoded(image(), kind)), WhiteSquares(), DECODE, scale, 40)
     assert found.drop is None and found.image == ImageInfo(kind, 400, 300)
     (face,) = found.faces
     assert face.box == pytest.approx((100, 200, 180, 260), abs=1 / scale)
@@ -75,30 +75,44 @@ def test_boxes_are_in_pixels_of_the_upright_original():
     exif = Image.Exif()
     exif[0x112] = 6
     body = encoded(image().transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
-    found = detect_faces(sample(body), WhiteSquares(), DECODE, 0.5)
+    found = detect_faces(sample(body), WhiteSquares(), DECODE, 0.5, 40)
     assert found.image == ImageInfo("JPEG", 400, 300)
     assert found.faces[0].box == pytest.approx((100, 200, 180, 260), abs=2)
 
 
 def test_no_face_is_a_drop_that_keeps_the_header():
-    found = detect_faces(sample(encoded(Image.new("RGB", (40, 30)))), WhiteSquares(), DECODE, 1)
+    found = detect_faces(sample(encoded(Image.new("RGB", (40, 30)))), WhiteSquares(), DECODE, 1, 40)
     assert found.drop == Drop(Stage.DETECT, Reason.NO_FACE)
     assert found.image == ImageInfo("PNG", 40, 30)
 
 
 def test_bad_pixels_are_a_drop_that_keeps_the_header():
     body = encoded(Image.effect_noise((100, 100), 50).convert("RGB"), "JPEG")
-    found = detect_faces(sample(body[: len(body) // 2]), WhiteSquares(), DECODE, 1)
+    found = detect_faces(sample(body[: len(body) // 2]), WhiteSquares(), DECODE, 1, 40)
     assert found.drop is not None and found.drop.reason is Reason.TRUNCATED
     assert found.image == ImageInfo("JPEG", 100, 100)
 
 
 @pytest.mark.parametrize("size", [(1001, 667), (3, 2), (1, 1), (1, 900)])
-def test_shrunk_images_have_the_same_size_in_every_format(size):
+@pytest.mark.parametrize("scale", [1.0, 0.3125, 0.25])
+def test_shrunk_images_have_about_the_size_asked_for_in_every_format(size, scale):
     for kind in ("PNG", "JPEG"):
-        info = ImageInfo(kind, *size)
-        rgb = decode_shrunk(encoded(image(*size), kind), info, DECODE, 0.3125)
-        assert rgb.shape == (max(1, round(size[1] * 0.3125)), max(1, round(size[0] * 0.3125)), 3)
+        with opened(encoded(image(*size), kind), DECODE) as made:
+            rgb, zoom, full = decode_to_detect(made, scale)
+        assert full is not None and full.shape == (size[1], size[0], 3)
+        for side, length, per_pixel in zip(size, rgb.shape[1::-1], zoom, strict=True):
+            assert length == max(1, round(side * scale)) or abs(length - side * scale) < 1
+            assert side - 1 / scale < length * per_pixel <= side + 0.5
+
+
+def test_a_large_jpeg_is_decoded_at_the_scale_needed(monkeypatch):
+    monkeypatch.setattr(detect, "FULL_DECODE_PIXELS", 10_000)
+    body = encoded(image(401, 303, (100, 200, 180, 260)), "JPEG")
+    with opened(body, DECODE) as made:
+        rgb, zoom, full = decode_to_detect(made, 0.25)
+    assert rgb.shape == (76, 101, 3) and zoom == (4, 4) and full is None
+    found = detect_faces(sample(body), WhiteSquares(), DECODE, 0.25, 40)
+    assert found.faces[0].box == pytest.approx((100, 200, 180, 260), abs=4)
 
 
 def test_faces_are_ranked_by_area_then_place():

@@ -17,7 +17,7 @@ from PIL import Image
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Fetched, ImageInfo, Sample
 from facecap.schemas.shard import InputRange, ShardSpec
-from facecap.transforms import rejects
+from facecap.transforms import pixels, rejects
 from facecap.transforms.decode import DecodeOptions
 from facecap.transforms.rejects import RejectSampler
 from tests.samples import FACE_DROPS, ROW_DROPS, face
@@ -129,7 +129,8 @@ def test_an_image_that_breaks_the_decoder_does_not_end_the_build(
             raise ArithmeticError("a defect of a library")
         return decode(body, *rest, **more)
 
-    monkeypatch.setattr(rejects, "decode", broken)
+    for module in (pixels, rejects):
+        monkeypatch.setattr(module, "decode", broken)
     odd = sample(400, BROKEN, faces=(face(0),), fetched=Fetched(200, b"odd", "ab"))
     assert set(chosen(odd, sample(401, NO_FACE))) == {"000004000001"}
 
@@ -146,6 +147,7 @@ def test_a_defect_is_returned_as_the_shards_failure(
         raise kind("a defect")
 
     monkeypatch.setattr(rejects, where, broken)
+    monkeypatch.setattr(pixels, "decode", broken)
     failure = RejectSampler(SPEC, 8, DecodeOptions()).add(dropped)
     assert failure is not None and failure.startswith(f"rejects: decode: {kind.__name__} ")
 
