@@ -59,9 +59,9 @@ _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 """A JPEG marker that a segment follows, or the end of the image."""
 
 _LOSSLESS = b"\xff\xc3"
-"""The frame marker of a lossless JPEG. Libjpeg does not reduce its scale; Pillow, asked to, writes
-past the end of its buffer and the process dies. Found anywhere, metadata included, it is decoded in
-full size."""
+"""The frame marker of a lossless JPEG. Libjpeg-turbo does not reduce its scale: asked to, through
+simplejpeg or Pillow, it writes past the end of their buffers and the process dies. Where these bytes
+stand anywhere in a file, it is decoded in full size."""
 
 _BAND_PIXELS = 1_000_000
 """Pixels converted at once, so that the copies of a large image on the way are small."""
@@ -139,7 +139,8 @@ def decode(body: bytes, options: DecodeOptions, *, scale: float = 1.0) -> RGB:
     """The image upright: uint8 RGB [h, w, 3].
 
     At `scale` 1 in full size. At a smaller one a JPEG is decoded at the smallest of 1/8, 1/4,
-    1/2 and 1 that is not below it (sides rounded up), any other format in full size.
+    1/2 and 1 that is not below it (sides rounded up), a lossless JPEG and any other format in full
+    size.
     Raises Dropped at the decode stage.
     """
     with opened(body, options) as image:
@@ -163,7 +164,8 @@ class EncodedImage:
         if self._image.format in ("JPEG", "MPO"):
             if _too_many_scans(self._body):
                 raise Dropped(Stage.DECODE, Reason.CORRUPT, "too many scans")
-            divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
+            if _LOSSLESS not in self._body:
+                divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
         with _typed_failures(self._body, self._name):
             rgb = _decode_plain_jpeg(self._body, self._image, divisor)
             if rgb is None:
@@ -202,12 +204,10 @@ def _typed_failures(body: bytes, name: str) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise Dropped(Stage.DECODE, Reason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
-        reason = Reason.TRUNCATED if _cut_short(body, name) else Reason.CORRUPT
-        raise Dropped(Stage.DECODE, reason, f"{name} header") from None
+        raise _unreadable(body, name, f"{name} header") from None
     except _BAD_DATA as error:
         cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        reason = Reason.TRUNCATED if cut or _cut_short(body, name) else Reason.CORRUPT
-        raise Dropped(Stage.DECODE, reason, f"{name}: {type(error).__name__}") from None
+        raise _unreadable(body, name, f"{name}: {type(error).__name__}", cut) from None
 
 
 def _decode_plain_jpeg(body: bytes, image: Image.Image, divisor: int) -> RGB | None:
