@@ -281,6 +281,7 @@ async def _slam(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 
 PORTS: dict[str, Handler] = {
     "paths": _serve_paths,
+    "limits": _serve_paths,
     "mute": _mute,
     "greets": _greet,
     "closes": _hang_up,
@@ -349,7 +350,9 @@ class HostileServer:
         self._process.communicate()
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.ports['paths']}{path}"
+        # A port of its own for answers that ask for a pause: all its other URLs would get it.
+        port = self.ports["limits" if path.startswith(("/429", "/503")) else "paths"]
+        return f"http://127.0.0.1:{port}{path}"
 
     def port_url(self, name: str, scheme: str = "http") -> str:
         return f"{scheme}://127.0.0.1:{self.ports[name]}/a.jpg"

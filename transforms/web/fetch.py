@@ -18,6 +18,7 @@ from facecap.transforms.web.addresses import Hop, host_of, parse_url, redirect_t
 from facecap.transforms.web.client import REDIRECTS, Client, read_body, status_failure
 from facecap.transforms.web.failure import Failed
 from facecap.transforms.web.gate import Gate
+from facecap.transforms.web.hosts import Hosts
 from facecap.transforms.web.optout import reservation
 from facecap.transforms.web.robots import Robots
 
@@ -59,6 +60,7 @@ class Fetcher:
     def __init__(self, options: DownloadOptions, gate: Gate) -> None:
         self._options = options
         self._gate = gate
+        self._hosts = Hosts(options.timeout_s)
         self._client = Client(options)
         self._robots = Robots(options, self._client)
 
@@ -92,19 +94,31 @@ class Fetcher:
 
     async def _exchange(self, url: URL, left: TimeLeft) -> Fetched | Redirect:
         """One request, admitted by the gate and by robots.txt: the image, or where it moved."""
+        while True:
+            await self._hosts.ready(url)
+            async with self._gate.slot(host_of(url)):
+                if not self._hosts.paused(url):  # it may be since, while this one queued
+                    with self._hosts.visit(url):
+                        return await self._visit(url, left)
+
+    async def _visit(self, url: URL, left: TimeLeft) -> Fetched | Redirect:
         hop = self._client.hop(url)
-        async with self._gate.slot(host_of(url)):
-            try:
-                async with left.counting():
-                    if self._options.respect_robots:
-                        await self._robots.check(url)
-                    answer = await self._get(url, hop)
-            except TimeoutError as error:
-                raise Failed(Reason.TIMEOUT, http_status=hop.status, may_retry=False) from error
-            if isinstance(answer, Fetched) and answer.body:
-                # Before the slot is free: the next one in must see these bytes.
-                self._gate.deliver(len(answer.body))
-            return answer
+        try:
+            async with left.counting():
+                if self._options.respect_robots:
+                    await self._robots.check(url)
+                answer = await self._get(url, hop)
+        except TimeoutError as error:
+            raise Failed(
+                Reason.TIMEOUT,
+                http_status=hop.status,
+                may_retry=False,
+                connected=hop.status is not None,
+            ) from error
+        if isinstance(answer, Fetched) and answer.body:
+            # Before the slot is free: the next one in must see these bytes.
+            self._gate.deliver(len(answer.body))
+        return answer
 
     async def _get(self, url: URL, hop: Hop) -> Fetched | Redirect:
         async with self._client.get(url, hop) as response:
