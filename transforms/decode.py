@@ -60,8 +60,8 @@ _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 
 _LOSSLESS = b"\xff\xc3"
 """The frame marker of a lossless JPEG. Libjpeg-turbo does not reduce its scale: asked to, through
-simplejpeg or Pillow, it writes past the end of their buffers and the process dies. A file with these
-bytes anywhere is decoded in full size."""
+simplejpeg or Pillow, it writes past the end of their buffers and the process dies. A file with
+these bytes anywhere is decoded in full size."""
 
 _BAND_PIXELS = 1_000_000
 """Pixels converted at once, so that the copies of a large image on the way are small."""
@@ -165,7 +165,6 @@ class EncodedImage:
             if _too_many_scans(self._body):
                 raise Dropped(Stage.DECODE, Reason.CORRUPT, "too many scans")
             if _LOSSLESS not in self._body:
-                if _LOSSLESS not in self._body:
                 divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
         with _typed_failures(self._body, self._name):
             rgb = _decode_plain_jpeg(self._body, self._image, divisor)

@@ -15,8 +15,25 @@ from facecap.transforms.decode import DecodeOptions, decode, probe
 from facecap.transforms.railway import Dropped
 from tests import pictures
 from tests.pictures import (
-    BLUE, RED, RGB, adobe, bmp, bmp_rows, chunk, cmyk, encoded, grey, interlaced_png, mean_error,
-    png, reduced, rows, scene, segment, with_segments, ycck_jpeg,
+    BLUE,
+    RED,
+    RGB,
+    adobe,
+    bmp,
+    bmp_rows,
+    chunk,
+    cmyk,
+    encoded,
+    grey,
+    interlaced_png,
+    mean_error,
+    png,
+    reduced,
+    rows,
+    scene,
+    segment,
+    with_segments,
+    ycck_jpeg,
 )  # fmt: skip
 
 OPTIONS = DecodeOptions()

@@ -16,7 +16,6 @@ import imagecodecs
 import numpy as np
 import pillow_heif
 from PIL import Image
-
 from tests.pictures import encoded, grey, scene, segments
 
 FOLDER = Path(__file__).parent
