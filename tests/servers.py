@@ -184,11 +184,15 @@ class ImageServer:
         transport.abort()
 
 
-class NameServer:
-    """A name server on loopback, over UDP. `names` maps a name to its IPv4 address, or to None
-    for no answer ever; other names do not exist. `asked` are the names of the A queries."""
+Addresses = str | tuple[str, ...] | None
 
-    def __init__(self, names: Mapping[str, str | None]) -> None:
+
+class NameServer:
+    """A name server on loopback, over UDP. `names` maps a name to its IPv4 address, to several
+    addresses, or to None for no answer ever; a list of these is answered in turn, its last member
+    for ever. Other names do not exist. `asked` are the names of the A queries."""
+
+    def __init__(self, names: Mapping[str, Addresses | list[Addresses]]) -> None:
         self._names = names
         self.asked: list[str] = []
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -216,13 +220,17 @@ class NameServer:
             is_a = question[-4:] == struct.pack("!HH", 1, 1)
             if is_a:
                 self.asked.append(name)
-            address = self._names.get(name, "")
-            if address is None:
+            addresses = self._names.get(name, "")
+            if isinstance(addresses, list):
+                turn = max(0, self.asked.count(name) - 1)
+                addresses = addresses[min(turn, len(addresses) - 1)]
+            if addresses is None:
                 continue
-            records = [address] if address and is_a else []
+            records = (addresses,) if isinstance(addresses, str) else addresses
+            records = records if addresses and is_a else ()
             # A response, recursion available; NXDOMAIN for names that do not exist. A time to
             # live of 0, below, keeps the resolving library from caching by itself.
-            flags = 0x8180 | (0 if address else 3)
+            flags = 0x8180 | (0 if addresses else 3)
             answer = query[:2] + struct.pack("!5H", flags, 1, len(records), 0, 0) + question
             for record in records:
                 answer += struct.pack("!HHHIH", 0xC00C, 1, 1, 0, 4) + socket.inet_aton(record)
