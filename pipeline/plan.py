@@ -6,6 +6,7 @@ Parquet is planned from its footers alone; other formats are first staged (pipel
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +32,15 @@ CAPTION_COLUMNS = (
     "laion_caption",
     "top_caption",
 )
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_TEXT = {".csv": "csv", ".tsv": "tsv", ".txt": "txt", ".json": "json", ".jsonl": "jsonl"}
+_TEXT[".ndjson"] = "jsonl"
+FORMATS = {
+    ".parquet": "parquet",
+    **_TEXT,
+    **{f"{suffix}.gz": kind for suffix, kind in _TEXT.items()},
+}
+"""What the end of a file's name says about its format."""
+
 MAX_ROWS_PER_SHARD_BY_DEFAULT = 10_000
 SHARDS_AT_LEAST = 64
 FOOTER_READERS = 16
@@ -109,7 +118,20 @@ def find_sources(location: str) -> list[SourceFile]:
         files.append(SourceFile(fs.unstrip_protocol(name), kind, int(info["size"])))
     if not files:
         raise UsageError(f"--input {location}: holds no {', '.join(sorted(FORMATS))} file")
+    _refuse_notes(files, location)
     return files
+
+
+def _refuse_notes(files: Sequence[SourceFile], location: str) -> None:
+    """Raises UsageError where .txt or .json files lie beside others: a README.txt or a tool's
+    statistics, whose every line would be taken for a URL."""
+    note = next((f for f in files if f.format in ("txt", "json")), None)
+    other = next((f for f in files if note and f.format != note.format), None)
+    if note and other:
+        raise UsageError(
+            f"--input {location}: holds lists of different formats ({note.path}, {other.path}); "
+            "choose one by a glob, such as 'FOLDER/*.parquet'"
+        )
 
 
 def _files_below(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
@@ -153,7 +175,12 @@ def choose_columns(schema: pa.Schema, options: InputOptions, source: str) -> Col
     url = _column(schema, options.url_column, URL_COLUMNS, "input.url_column", source)
     if url is None:
         names = ", ".join(schema.names)
-        raise UsageError(f"{source}: no URL column among: {names}; name it by input.url_column")
+        hint = (
+            "give the file a first line that names its columns"
+            if any(name.startswith(("http://", "https://")) for name in schema.names)
+            else "name it by input.url_column"
+        )
+        raise UsageError(f"{source}: no URL column among: {names[:500]}; {hint}")
     caption = _column(
         schema, options.caption_column, CAPTION_COLUMNS, "input.caption_column", source
     )
@@ -171,7 +198,8 @@ def _column(
     column = named or next((name for name in known if name in schema.names), None)
     if column is not None and not _is_text(schema.field(column).type):
         kind = schema.field(column).type
-        raise UsageError(f"{setting}: column {column!r} of {source} holds {kind}, not text")
+        holds = str(kind)[:60]
+        raise UsageError(f"{setting}: column {column!r} of {source} holds {holds}, not text")
     return column
 
 
@@ -196,8 +224,11 @@ def make_plan(
     try:
         schema = pa.unify_schemas([_stored_schema(f) for f in files], promote_options="permissive")
     except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"--input {source}: the files' columns disagree ({reason})") from None
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"--input {source}: the files' columns disagree ({reason}); give them one type, e.g. "
+            "in Parquet (all of a CSV or TSV is text), or build from each kind by itself"
+        ) from None
     columns = choose_columns(schema, options, source)
     for file in files:
         _check_types(file, columns)
@@ -216,6 +247,10 @@ def make_plan(
 
 def _stored_schema(file: ParquetFile) -> pa.Schema:
     fields = []
+    names = file.schema.names
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise UsageError(f"{file.path}: has two columns named {twice!r}; rename one")
     for field in file.schema:
         try:
             fields.append(pa.field(field.name, stored_type(field.type)))

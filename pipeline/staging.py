@@ -1,12 +1,14 @@
-"""Staging: CSV and JSON Lines are streamed once into Parquet under OUT/_input."""
+"""Staging: text lists are streamed once into Parquet under OUT/_input."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import fsspec
@@ -18,42 +20,70 @@ import pyarrow.parquet as pq
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.output import STAGED
 from facecap.pipeline.plan import CAPTION_COLUMNS, URL_COLUMNS, SourceFile
+from facecap.pipeline.text_stream import (
+    BLOCK_BYTES,
+    UnreadableText,
+    array_blocks,
+    json_lines,
+    open_text,
+    whole_lines,
+)
 from facecap.schemas.tables import replace_leaves
 from facecap.transforms.read_rows import InputOptions
-
-BLOCK_BYTES = 8 << 20
 
 
 def stage(source: SourceFile, output: Path, options: InputOptions) -> str:
     """Stream `source` into a Parquet file under `output`/_input and return its path.
 
     The name is made of what tells one state of the source from another (for a local file its
-    times, size and inode) and of `options`, so a continued build finds it again and a corrected
-    list is read anew. All columns of a CSV are text: its extras keep every zero and digit. JSON
-    keeps its types; a text that looks like a time is a text. Raises UsageError naming the file.
+    times, size and inode) and of the named columns, so a continued build finds it again and a
+    corrected list is read anew. All columns of a CSV or TSV are text: its extras keep every zero
+    and digit. JSON keeps its types; a text that looks like a time is a text. Raises UsageError
+    naming the file.
     """
-    fs, path = fsspec.core.url_to_fs(source.path)
-    state = f"{source.path}\n{source.size}\n{fs.ukey(path)}\n{options.model_dump_json()}"
-    name = hashlib.sha256(state.encode()).hexdigest()[:16]
-    target = output / STAGED / f"{name}.parquet"
+    columns = f"{options.url_column}\n{options.caption_column}"
+    target = output / STAGED / f"{state_hash(source, columns)}.parquet"
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{name}.{uuid.uuid4().hex}")
         try:
-            _copy(source, temporary, options)
-            temporary.replace(target)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UsageError(f"--input {source.path}: {reason}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+            with written_aside(target) as temporary:
+                _copy(source, temporary, options)
+        except (pa.ArrowException, OSError, UnicodeError) as error:
+            raise UsageError(f"--input {source.path}: {_explain(error)}") from None
     return str(target)
 
 
+def state_hash(source: SourceFile, *more: str) -> str:
+    """16 hex digits that tell one state of `source`, used in one way, from another."""
+    fs, path = fsspec.core.url_to_fs(source.path)
+    state = "\n".join([source.path, str(source.size), fs.ukey(path), *more])
+    return hashlib.sha256(state.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """A path to write to that becomes `target` when all went well, and goes when not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _explain(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    if "straddl" in reason:
+        return (
+            f"has a record of more than {BLOCK_BYTES >> 20} MiB; look for a quotation mark "
+            "that is never closed"
+        )
+    return reason
+
+
 def _copy(source: SourceFile, target: Path, options: InputOptions) -> None:
-    read = _read_csv if source.format == "csv" else _read_json
     with (
-        read(source, options) as (schema, batches),
+        _READERS[source.format](source, options) as (schema, batches),
         pq.ParquetWriter(target, schema, compression="zstd") as writer,
     ):
         for batch in batches:
@@ -63,10 +93,17 @@ def _copy(source: SourceFile, target: Path, options: InputOptions) -> None:
 _Tables = tuple[pa.Schema, Iterable[pa.RecordBatch | pa.Table]]
 
 
+def _open(source: SourceFile) -> AbstractContextManager[io.BufferedReader]:
+    return open_text(source.path, source.size, gzipped=source.path.lower().endswith(".gz"))
+
+
 @contextmanager
 def _read_csv(source: SourceFile, _: InputOptions) -> Iterator[_Tables]:
     with _open_csv(source, []) as first:
         names = first.schema.names
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
+    if twice is not None:
+        raise UnreadableText(f"has two columns named {twice!r}; rename one")
     with _open_csv(source, names) as reader:
         yield reader.schema, reader
 
@@ -74,11 +111,13 @@ def _read_csv(source: SourceFile, _: InputOptions) -> Iterator[_Tables]:
 @contextmanager
 def _open_csv(source: SourceFile, text: Iterable[str]) -> Iterator[pa_csv.CSVStreamingReader]:
     with (
-        fsspec.open(source.path, "rb") as file,
+        _open(source) as file,
         pa_csv.open_csv(
             file,
             read_options=pa_csv.ReadOptions(block_size=BLOCK_BYTES),
-            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+            parse_options=pa_csv.ParseOptions(
+                delimiter="\t" if source.format == "tsv" else ",", newlines_in_values=True
+            ),
             # An alt text "NA" or "null" is a text, not a missing value.
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(text, pa.string()), strings_can_be_null=False
@@ -89,33 +128,78 @@ def _open_csv(source: SourceFile, text: Iterable[str]) -> Iterator[pa_csv.CSVStr
 
 
 @contextmanager
+def _read_txt(source: SourceFile, options: InputOptions) -> Iterator[_Tables]:
+    """A URL on each line; an empty line is none."""
+    schema = pa.schema([(options.url_column or "url", pa.string())])
+
+    def tables(file: io.BufferedReader) -> Iterator[pa.RecordBatch]:
+        for block in whole_lines(file):
+            urls = [url for line in block.decode().split("\n") if (url := line.strip())]
+            yield pa.record_batch([pa.array(urls, pa.string())], schema)
+
+    with _open(source) as file:
+        yield schema, tables(file)
+
+
+@contextmanager
 def _read_json(source: SourceFile, options: InputOptions) -> Iterator[_Tables]:
     """Twice through the file: a field may first appear in its last line."""
     known = {*URL_COLUMNS, *CAPTION_COLUMNS, options.url_column, options.caption_column}
-    with fsspec.open(source.path, "rb") as file:
-        schema = pa.schema([])
-        for table in _json_blocks(file):
+    schema = pa.schema([])
+    with _open(source) as file:
+        for table in _json_tables(file):
             found = [f.with_type(replace_leaves(f.type, _as_written)) for f in table.schema]
             schema = pa.unify_schemas([schema, pa.schema(found)], promote_options="permissive")
-        if not schema.names:
-            raise pa.ArrowInvalid("holds no JSON object")
-        text = [f.with_type(pa.string()) if f.name in known else f for f in schema]
-        schema = pa.schema(text)
-        file.seek(0)
-        yield schema, _json_blocks(file, schema)
+    if not schema.names:
+        raise UnreadableText("holds no JSON object")
+    schema = pa.schema([f.with_type(pa.string()) if f.name in known else f for f in schema])
+    with _open(source) as file:
+        yield schema, _json_tables(file, schema)
 
 
-def _json_blocks(file: io.BufferedIOBase, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
-    """Tables of whole lines, each about BLOCK_BYTES of them."""
-    while block := file.read(BLOCK_BYTES) + file.readline():
+def _json_tables(file: io.BufferedReader, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
+    """Tables of about BLOCK_BYTES of text, of JSON Lines or of an array of objects."""
+    while (head := file.peek()) and not head.lstrip():
+        file.read(len(head))
+    is_array = head.lstrip().startswith(b"[")
+    for block in array_blocks(file) if is_array else json_lines(file):
         if not block.isspace():
-            yield pa_json.read_json(
-                io.BytesIO(block),
-                read_options=pa_json.ReadOptions(block_size=len(block)),
-                parse_options=pa_json.ParseOptions(explicit_schema=schema),
-            )
+            try:
+                yield _json_table(block, schema)
+            except pa.ArrowInvalid as error:
+                if "surrogate" not in str(error):
+                    raise
+                yield _json_table(_ESCAPE.sub(_no_lone_surrogate, block), schema)
+
+
+def _json_table(block: bytes, schema: pa.Schema | None) -> pa.Table:
+    return pa_json.read_json(
+        io.BytesIO(block),
+        read_options=pa_json.ReadOptions(block_size=len(block)),
+        parse_options=pa_json.ParseOptions(explicit_schema=schema),
+    )
+
+
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL
+)
+
+
+def _no_lone_surrogate(escape: re.Match[bytes]) -> bytes:
+    text = escape[0]
+    is_lone = len(text) == 6 and text[2:4].lower() >= b"d8" and text[2:3] in b"dD"
+    return rb"\ufffd" if is_lone else text
 
 
 def _as_written(kind: pa.DataType) -> pa.DataType:
     """JSON has no times: Arrow took a text for one."""
     return pa.string() if pa.types.is_timestamp(kind) else kind
+
+
+_READERS: dict[str, Callable[[SourceFile, InputOptions], AbstractContextManager[_Tables]]] = {
+    "csv": _read_csv,
+    "tsv": _read_csv,
+    "txt": _read_txt,
+    "json": _read_json,
+    "jsonl": _read_json,
+}

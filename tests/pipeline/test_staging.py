@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from facecap.pipeline import staging
+from facecap.pipeline import text_stream
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.plan import find_sources, make_plan, read_footers
 from facecap.pipeline.staging import stage
@@ -80,7 +83,7 @@ def test_staged_once_and_found_again(tmp_path: Path) -> None:
 def test_a_jsonl_field_may_first_appear_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(text_stream, "BLOCK_BYTES", 64)
     path = tmp_path / "a.jsonl"
     rows = [{"url": f"http://h/{n}", "w": n, "about": {"a": 1}} for n in range(20)]
     late = {"url": "http://h/x", "w": 0.5, "about": {"a": None, "b": [1]}, "new": "2020-01-01"}
@@ -123,7 +126,15 @@ def test_a_column_named_after_a_refusal_is_staged_as_text(tmp_path: Path) -> Non
     [
         ("a.csv", b"\n"),
         ("a.csv", b"url,caption\nhttp://h/1\n"),
-        ("a.csv", b"url\n\xff\xfe\x00\n"),
+        ("a.csv", b"url,url\nhttp://h/1,x\n"),
+        ("a.csv", b'url\n"' + b"http://h/1\n" * 2_000_000),
+        ("a.csv", "url\nhttp://h/1\n".encode("utf-16")),
+        ("a.tsv.gz", b"\x1f\x8b\x08"),
+        ("a.txt.gz", gzip.compress(b"http://h/1\n" * 1000)[:-9]),
+        ("a.txt", b"http://h/1" * 2_000_000),
+        ("a.json", b"[]"),
+        ("a.json", b'[{"url": "http://h/1"}'),
+        ("a.json", b'{"url": {"0": "http://h/1"}}'),
         ("a.jsonl", b"\n\n"),
         ("a.jsonl", b'{"url": "http://h/1"\n'),
         ("a.jsonl", b'{"url": 3}\n{"url": "x"}\n'),
@@ -135,6 +146,84 @@ def test_unreadable_files_are_named_and_leave_nothing(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(data)
-    with pytest.raises(UsageError, match=name.replace(".", r"\.")):
+    with pytest.raises(UsageError, match=name.replace(".", r"\.")) as refused:
         staged(path, tmp_path / "out")
     assert list((tmp_path / "out" / "_input").iterdir()) == []
+    assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)
+
+
+URL_ROWS = [{"url": "http://h/1", "caption": "one"}, {"url": "http://h/2", "caption": "naïve ☃"}]
+FORMS = {
+    "a.csv": "url,caption\nhttp://h/1,one\nhttp://h/2,naïve ☃\n",
+    "a.tsv": "url\tcaption\nhttp://h/1\tone\r\nhttp://h/2\tnaïve ☃",
+    "a.json": json.dumps(URL_ROWS, indent=2),
+    "b.json": "\n".join(json.dumps(row) for row in URL_ROWS),
+    "a.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in URL_ROWS),
+    "a.ndjson": "\n \n".join(json.dumps(row) for row in URL_ROWS),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_every_format_plain_and_gzipped(tmp_path: Path, name: str, suffix: str) -> None:
+    path = tmp_path / (name + suffix)
+    data = FORMS[name].encode()
+    path.write_bytes(gzip.compress(data) if suffix else data)
+    assert staged(path, tmp_path / "out").to_pylist() == URL_ROWS
+
+
+@pytest.mark.parametrize("suffix", ["", ".GZ"])
+def test_a_txt_holds_a_url_on_each_line(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.txt{suffix}"
+    data = b'http://h/1\r\n\n  http://h/2,"x"\t\nhttp://h/caf\xe9'
+    path.write_bytes(gzip.compress(data) if suffix else data)
+    urls = ["http://h/1", 'http://h/2,"x"', "http://h/caf\ufffd"]
+    assert staged(path, tmp_path / "out").to_pydict() == {"url": urls}
+    assert staged(path, tmp_path / "out", url_column="link").to_pydict() == {"link": urls}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", b"url,caption\nhttp://h/1,caf\xe9\nhttp://h/2,ok\n"),
+        ("a.tsv", b"url\tcaption\nhttp://h/1\tcaf\xe9\nhttp://h/2\tok\n"),
+        (
+            "a.jsonl",
+            b'{"url":"http://h/1","caption":"caf\xe9"}\n{"url":"http://h/2","caption":"ok"}',
+        ),
+        (
+            "a.json",
+            b'[{"url":"http://h/1","caption":"caf\\ud800"},{"url":"http://h/2","caption":"ok"}]',
+        ),
+    ],
+)
+def test_bad_text_costs_its_cell_alone(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    table = staged(tmp_path / name, tmp_path / "out")
+    assert table["caption"].to_pylist() == ["caf\ufffd", "ok"]
+
+
+def test_only_lone_surrogates_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(r'{"url":"\ud83d\ude00 \\ud800 \uD800\ud83d\ude00 \udc00 \u00e9 \\\ud800"}')
+    (row,) = staged(path, tmp_path / "out").to_pylist()
+    assert row["url"] == "\U0001f600 \\ud800 \ufffd\U0001f600 \ufffd \xe9 \\\ufffd"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    name=st.sampled_from(["a.csv", "a.tsv", "a.txt", "a.json", "a.jsonl"]),
+    data=st.binary(min_size=1, max_size=80)
+    | st.text('url\n\r,\t"[]{}:\\1e. http', min_size=1, max_size=80).map(str.encode),
+)
+def test_any_bytes_are_a_list_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / name).write_bytes(data)
+    try:
+        table = staged(folder / name, folder / "out")
+    except UsageError as error:
+        assert name in str(error) and "\n" not in str(error)
+    else:
+        assert table.num_columns
