@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import io
 import logging
-import re
 import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -32,6 +32,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from facecap.schemas.options import Options, content
 from facecap.schemas.outcomes import Reason, Stage
 from facecap.schemas.sample import ImageInfo
+from facecap.transforms import jpeg_markers
 from facecap.transforms.railway import Dropped
 
 # What Pillow says about bad data is said by the drop. Of the whole process, set once: catching
@@ -47,21 +48,12 @@ cv2.setNumThreads(1)
 RGB = npt.NDArray[np.uint8]
 
 _XMP_TAG = 700
+_TILE_TAGS = (322, 323)
+_TILE_PIXELS = 16_777_216
+"""A tile of a TIFF may be larger than the image, but by no more than this."""
 
 _BOMB = 178_956_970
 """Above this many pixels (twice its MAX_IMAGE_PIXELS) Pillow itself refuses an image."""
-
-_MAX_SCANS = 500
-"""Scans of a JPEG, as libjpeg-turbo's own tools advise. Each costs time as the whole image does,
-but only a few bytes; an encoder's progressive JPEG has about ten."""
-
-_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
-"""A JPEG marker that a segment follows, or the end of the image."""
-
-_LOSSLESS = b"\xff\xc3"
-"""The frame marker of a lossless JPEG. Libjpeg-turbo does not reduce its scale: asked to, through
-simplejpeg or Pillow, it writes past the end of their buffers and the process dies. A file with
-these bytes anywhere is decoded in full size."""
 
 _BAND_PIXELS = 1_000_000
 """Pixels converted at once, so that the copies of a large image on the way are small."""
@@ -162,9 +154,9 @@ class EncodedImage:
         stands for, in each direction: 1, 2, 4 or 8. To be called once. Raises Dropped."""
         divisor = 1
         if self._image.format in ("JPEG", "MPO"):
-            if _too_many_scans(self._body):
+            if jpeg_markers.too_many_scans(self._body):
                 raise Dropped(Stage.DECODE, Reason.CORRUPT, "too many scans")
-            if _LOSSLESS not in self._body:
+            if not jpeg_markers.may_be_lossless(self._body):
                 divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
         with _typed_failures(self._body, self._name):
             rgb = _decode_plain_jpeg(self._body, self._image, divisor)
@@ -177,7 +169,7 @@ class EncodedImage:
         if divisor > 1:
             image.draft(None, (max(1, image.width // divisor), max(1, image.height // divisor)))
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            _check_tiff(image)
+            _check_tiff(image, self._body)
         image.load()
         return _to_rgb(image)
 
@@ -245,54 +237,43 @@ MemoryError: the header's size was checked, so the machine is short of memory, n
 
 def _unreadable(body: bytes, name: str, detail: str, cut: bool = False) -> Dropped:
     """Why an image that its decoder refused is none; `cut` where the decoder said it ends early."""
-    if name == "JPEG" and (kind := _unsupported_jpeg(body)):
+    if name == "JPEG" and (kind := jpeg_markers.unsupported(body)):
         return Dropped(Stage.DECODE, Reason.UNSUPPORTED_FORMAT, kind)
     reason = Reason.TRUNCATED if cut or _cut_short(body, name) else Reason.CORRUPT
     return Dropped(Stage.DECODE, reason, detail)
 
 
-def _unsupported_jpeg(body: bytes) -> str | None:
-    """The kind of a sound JPEG that Pillow does not decode, by its frame header (T.81, B.2.2)."""
-    at = 0
-    while marker := _MARKER.search(body, at):
-        kind, frame = marker[1][0], body[marker.end() : marker.end() + 8]
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and len(frame) == 8:
-            if kind not in (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA):
-                return "hierarchical JPEG"
-            if frame[2] != 8:
-                return f"JPEG of {frame[2]}-bit samples"
-            return None if frame[7] in (1, 3, 4) else f"JPEG of {frame[7]} components"
-        if kind == 0xDA:
-            return None
-        at = marker.end() + int.from_bytes(frame[:2], "big")
-    return None
-
-
-def _too_many_scans(body: bytes) -> bool:
-    """Whether a JPEG's first image has more than _MAX_SCANS scans."""
-    if body.count(b"\xff\xda") <= _MAX_SCANS:  # at least the scans: what every photograph pays
-        return False
-    # Metadata and what follows the image (further images, a film) can hold these bytes, too.
-    scans = at = 0
-    while scans <= _MAX_SCANS and (marker := _MARKER.search(body, at)):
-        if marker[1] == b"\xd9":
-            break
-        scans += marker[1] == b"\xda"
-        at = marker.end() + int.from_bytes(body[marker.end() : marker.end() + 2], "big")
-    return scans > _MAX_SCANS
-
-
-def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Refuse, as bad data, tags of types that Pillow trusts and would fail on with a TypeError.
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, body: bytes) -> None:
+    """Refuse, as bad data, tags of types that Pillow trusts and would fail on with a TypeError,
+    and tiles of gigabytes, which libtiff allocates for an image of any size.
 
     Raises ValueError.
     """
+    width, height = (image.tag_v2.get(tag) for tag in _TILE_TAGS)
+    if isinstance(width, int) and isinstance(height, int):
+        if width * height > image.width * image.height + _TILE_PIXELS:
+            raise ValueError("tiles far larger than the image")
+        # Of two of a kind Pillow takes the last, libtiff the first.
+        tags = _tiff_tags(body)
+        if any(tags.count(tag) > 1 for tag in _TILE_TAGS):
+            raise ValueError("two sizes of tiles")
     if not all(isinstance(tile.offset, int) for tile in image.tile):
         raise ValueError("strip offsets that are no integers")
     # Only looked at for an orientation, which EXIF gives; a number here is a TypeError there.
     image.info.pop("xmp", None)
     if _XMP_TAG in image.tag_v2:
         del image.tag_v2[_XMP_TAG]
+
+
+def _tiff_tags(body: bytes) -> list[int]:
+    """The tags of a TIFF's first directory, as they stand."""
+    order: Literal["little", "big"] = "little" if body[:2] == b"II" else "big"
+    big = int.from_bytes(body[2:4], order) == 43
+    offset, count, entry = (slice(8, 16), 8, 20) if big else (slice(4, 8), 2, 12)
+    at = int.from_bytes(body[offset], order)
+    first = at + count
+    end = min(first + entry * int.from_bytes(body[at:first], order), len(body))
+    return [int.from_bytes(body[i : i + 2], order) for i in range(first, end, entry)]
 
 
 def _cut_short(body: bytes, name: str) -> bool:
