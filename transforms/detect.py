@@ -20,7 +20,7 @@ from facecap.transforms.detectors import DETECTORS, Detections, Detector
 from facecap.transforms.onnx_session import PROVIDERS, naming_setting
 from facecap.transforms.resize import shrink
 
-FULL_DECODE_PIXELS = 4_000_000
+FULL_DECODE_PIXELS = 16_000_000
 """Larger images are decoded at the nearest scale above the one needed, to spare memory."""
 
 Zoom = tuple[float, float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 from pydantic import field_validator
+from yarl import URL
 
 from facecap import __version__
 from facecap.schemas.options import Options, content, run
@@ -60,7 +61,7 @@ class DownloadOptions(Options):
     concurrency: int = run(128, "requests at a time", ge=1, le=10_000)
     per_host: int = run(8, "requests at a time to one host", ge=1, le=1000)
     prefetch_bytes: int = run(
-        256 * MIB, "bytes fetched ahead of the later stages; full, no request starts", ge=1
+        64 * MIB, "bytes fetched ahead of the later stages; full, no request starts", ge=1
     )
     lookahead_rows: int = run(2048, "rows handed to the downloader ahead", ge=0, le=1_000_000)
 
@@ -150,14 +151,20 @@ class DownloadDoFn(beam.DoFn):
     """Feeds the downloader ahead of need and yields batches as they complete, so a slow host
     holds back nothing but its own rows."""
 
-    def __init__(self, options: DownloadOptions, batch_size: int) -> None:
+    def __init__(
+        self,
+        options: DownloadOptions,
+        batch_size: int,
+        screen: Callable[[URL], None] | None = None,
+    ) -> None:
         self._options = options
         self._batch_size = batch_size
+        self._screen = screen
         self._shared = Shared()
         self._downloader: Downloader | None = None
 
     def setup(self) -> None:
-        self._downloader = self._shared.acquire(lambda: Downloader(self._options))
+        self._downloader = self._shared.acquire(lambda: Downloader(self._options, self._screen))
         self._desk: Desk = self._downloader.open_desk()
 
     def start_bundle(self) -> None:
@@ -205,14 +212,23 @@ class DownloadDoFn(beam.DoFn):
 
 
 class Download(beam.PTransform):
-    """SampleBatch -> SampleBatch of `batch_size`: `fetched` or `drop` set on every sample."""
+    """SampleBatch -> SampleBatch of `batch_size`: `fetched` or `drop` set on every sample.
 
-    def __init__(self, options: DownloadOptions, batch_size: int) -> None:
+    `screen` is shown every URL that a redirect leads to; it raises Failed for one to leave out.
+    """
+
+    def __init__(
+        self,
+        options: DownloadOptions,
+        batch_size: int,
+        screen: Callable[[URL], None] | None = None,
+    ) -> None:
         super().__init__()
         self._options = options
         self._batch_size = batch_size
+        self._screen = screen
 
     def expand(self, batches: Any) -> Any:
         return batches | beam.ParDo(
-            DownloadDoFn(self._options, self._batch_size)
+            DownloadDoFn(self._options, self._batch_size, self._screen)
         ).with_output_types(SampleBatch)
