@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 # A stamp per set of packages: the demo needs fewer, so it starts sooner.
 DEMO_READY := $(VENV)/.ready-demo
 TEST_READY := $(VENV)/.ready-test
+# The tools that `make bench` compares with have an environment of their own.
+PEERS := benchmarks/.venv-peers
+PEERS_READY := $(PEERS)/.ready
 
 # FACECAP_TEST_DATA and FACECAP_TEST_MODELS name folders with the optional test images and models.
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint bench clean
 
 demo: $(DEMO_READY)
 	$(BIN)/facecap models fetch mtcnn
@@ -26,8 +29,12 @@ lint: $(TEST_READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# BENCH="--only line --rows 1200" runs a part of it.
+bench: $(DEMO_READY) $(PEERS_READY)
+	$(BIN)/python -m benchmarks.bench $(BENCH)
+
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) $(PEERS) demo-out
 
 # uv when it is there (seconds), else venv and pip (a minute or two).
 $(VENV)/.ready-%: pyproject.toml constraints.txt
@@ -37,5 +44,15 @@ $(VENV)/.ready-%: pyproject.toml constraints.txt
 	else \
 		$(PYTHON) -m venv $(VENV) && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'; \
+	fi
+	@touch $@
+
+$(PEERS_READY): benchmarks/peers.txt
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(PEERS) && \
+		uv pip install --quiet --python $(PEERS)/bin/python -r $<; \
+	else \
+		$(PYTHON) -m venv $(PEERS) && \
+		$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<; \
 	fi
 	@touch $@
