@@ -8,6 +8,7 @@ import cv2
 import imagehash
 import numpy as np
 import numpy.typing as npt
+import scipy.fftpack  # noqa: F401 - ImageHash would import it (2 s) amid the first shard
 from PIL import Image
 
 from facecap.schemas.sample import Box, Point
@@ -56,7 +57,7 @@ def sharpness(gray: npt.NDArray[np.uint8]) -> float:
 
 def brightness(gray: npt.NDArray[np.uint8]) -> float:
     """Mean luma of `gray` [h,w], 0 (black) to 255 (white)."""
-    return float(gray.mean())
+    return float(cv2.mean(gray)[0])
 
 
 def roll(landmarks: tuple[Point, ...]) -> float:
