@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -35,7 +36,15 @@ from facecap.pipeline.output import (
     read_crashes,
     shared_lock_and_cleaning,
 )
-from facecap.pipeline.plan import Plan, describe_sources, find_sources, make_plan, read_footers
+from facecap.pipeline.plan import (
+    Plan,
+    SourceFile,
+    describe_sources,
+    find_sources,
+    make_plan,
+    read_footers,
+)
+from facecap.pipeline.screens import check_hash_column, read_lists
 from facecap.pipeline.settings import (
     Settings,
     content_settings,
@@ -43,8 +52,10 @@ from facecap.pipeline.settings import (
     resolve_models,
 )
 from facecap.pipeline.staging import stage
+from facecap.pipeline.tar_input import TarPlan, describe_tars, plan_tars
 from facecap.schemas.commit import Counts
 from facecap.schemas.outcomes import Stage
+from facecap.transforms.screen import ScreenConfig
 from facecap.transforms.store import Store
 
 
@@ -71,27 +82,62 @@ def build(request: BuildRequest, screen: terminal.Screen) -> int:
     """
     beam_options = local_options(request.workers, request.beam_options)
     settings, models = resolve_models(request.settings)
-    find_sources(request.input)  # a wrong --input leaves no empty folder behind
+    lists = read_lists(settings.screen)
+    models |= lists.hashes
+    # A wrong --input leaves no empty folder behind.
+    if find_sources(request.input)[0].format == "tar":
+        screen.say("The input is tars: nothing is downloaded, each is one shard.")
     store = _open_output(request.output)
     with shared_lock_and_cleaning(store) as crashed_rows:
         plan, build_file = _prepare(request, settings, models, store)
         claim(store, build_file)
-        done = Counts.total(r.counts for r in read_records(store, build_file).values())
+        screens = lists.stage(store, settings.input.hash_column)
+        records = read_records(store, build_file)
+        done = Counts.total(r.counts for r in records.values())
         screen.start(plan.rows, done)
-        if done.rows < plan.rows:
+        if len(records) < plan.shards:
             for row, times in sorted(read_crashes(store).items()):
                 screen.say(f"row {row} crashed a worker in native code: {_next_step(times)}")
         try:
-            return _run(beam_options, settings, plan, build_file, store, crashed_rows, done, screen)
+            return _run(
+                beam_options, settings, plan, build_file, store, crashed_rows, done, screen, screens
+            )
         finally:
             screen.stop()
 
 
 def _prepare(
     request: BuildRequest, settings: Settings, models: dict[str, str], store: Store
-) -> tuple[Plan, BuildFile]:
+) -> tuple[Plan | TarPlan, BuildFile]:
     """Plan the input, staging under `store` what is not Parquet; and what build.json will say."""
     sources = find_sources(request.input)
+    if sources[0].format == "tar":
+        plan, described = _plan_tars(request, settings, sources)
+    else:
+        plan, described = _plan_lists(request, settings, sources, store)
+    check_hash_column(plan.extra, settings.input)
+    build_file = BuildFile(
+        fingerprint=fingerprint(settings, models, described),
+        rows_per_shard=plan.rows_per_shard,
+        shards=plan.shards,
+        settings=content_settings(settings),
+        models=models,
+        input=described,
+    )
+    return plan, build_file
+
+
+def _plan_tars(
+    request: BuildRequest, settings: Settings, sources: Sequence[SourceFile]
+) -> tuple[Plan | TarPlan, dict[str, Any]]:
+    rows_per_shard, max_bytes = settings.build.rows_per_shard, settings.download.max_bytes
+    plan = plan_tars(sources, settings.input, request.limit, rows_per_shard, max_bytes)
+    return plan, describe_tars(sources, plan)
+
+
+def _plan_lists(
+    request: BuildRequest, settings: Settings, sources: Sequence[SourceFile], store: Store
+) -> tuple[Plan | TarPlan, dict[str, Any]]:
     paths = [
         source.path if source.format == "parquet" else stage(source, store.root, settings.input)
         for source in sources
@@ -103,16 +149,7 @@ def _prepare(
         request.limit,
         settings.build.rows_per_shard,
     )
-    described = describe_sources(sources, plan, request.limit)
-    build_file = BuildFile(
-        fingerprint=fingerprint(settings, models, described),
-        rows_per_shard=plan.rows_per_shard,
-        shards=plan.shards,
-        settings=content_settings(settings),
-        models=models,
-        input=described,
-    )
-    return plan, build_file
+    return plan, describe_sources(sources, plan, request.limit)
 
 
 def _next_step(crashes: int) -> str:
@@ -134,18 +171,19 @@ def _open_output(path: Path) -> Store:
 def _run(
     beam_options: PipelineOptions,
     settings: Settings,
-    plan: Plan,
+    plan: Plan | TarPlan,
     build_file: BuildFile,
     store: Store,
     crashed_rows: frozenset[int],
     done: Counts,
     screen: terminal.Screen,
+    screens: ScreenConfig,
 ) -> int:
     stopped: Interrupted | SuccessRateTooLow | BuildFailed | None = None
     try:
         run_locally(
             lambda pipeline, run: add_graph(
-                pipeline, plan.specs(), settings, plan, build_file, str(store.root), run
+                pipeline, plan.specs(), settings, plan, build_file, str(store.root), run, screens
             ),
             beam_options,
             store,

@@ -11,6 +11,7 @@ from facecap.pipeline.manifest import finish_dataset
 from facecap.pipeline.output import BuildFile
 from facecap.pipeline.plan import Plan
 from facecap.pipeline.settings import Settings
+from facecap.pipeline.tar_input import TarPlan
 from facecap.schemas.shard import ShardSpec
 from facecap.transforms import coders as _coders  # noqa: F401 - registers SampleBatch's coder
 from facecap.transforms.classify_attributes import ClassifyAttributes
@@ -19,6 +20,8 @@ from facecap.transforms.crop import Crop
 from facecap.transforms.detect import Detect
 from facecap.transforms.download import Download
 from facecap.transforms.read_rows import BATCH_SIZE, ReadRows
+from facecap.transforms.read_tars import ReadTars
+from facecap.transforms.screen import ScreenBodies, ScreenConfig, ScreenRows
 from facecap.transforms.worker import Run
 from facecap.transforms.write_shard import WriteConfig, WriteShard
 
@@ -27,10 +30,11 @@ def add_graph(
     pipeline: beam.Pipeline,
     specs: Sequence[ShardSpec],
     settings: Settings,
-    plan: Plan,
+    plan: Plan | TarPlan,
     build: BuildFile,
     output: str,
     run: Run,
+    screen: ScreenConfig | None = None,
 ) -> beam.PCollection:
     """Everything between the Reshuffle and the statistics fuses into one stage: image bytes
     never cross a stage boundary, so nothing holds them back and nothing shuffles them."""
@@ -42,12 +46,24 @@ def add_graph(
         reject_samples=settings.build.reject_samples,
         decode=settings.decode,
     )
+    screen = screen or ScreenConfig()
+    shards = pipeline | "Shards" >> beam.Create(specs) | "Spread" >> beam.Reshuffle()
+    if isinstance(plan, TarPlan):
+        fetched = (
+            shards
+            | "ReadTars" >> ReadTars(output, plan.columns, settings.download.max_bytes, run)
+            | "ScreenRows" >> ScreenRows(screen)
+        )
+    else:
+        fetched = (
+            shards
+            | "ReadRows" >> ReadRows(output, plan.columns, run)
+            | "ScreenRows" >> ScreenRows(screen)
+            | "Download" >> Download(settings.download, BATCH_SIZE, screen.check_redirect)
+        )
     results = (
-        pipeline
-        | "Shards" >> beam.Create(specs)
-        | "Spread" >> beam.Reshuffle()
-        | "ReadRows" >> ReadRows(output, plan.columns, run)
-        | "Download" >> Download(settings.download, BATCH_SIZE)
+        fetched
+        | "ScreenBodies" >> ScreenBodies(screen)
         | "Detect" >> Detect(settings.detect, settings.decode, settings.crop.min_side)
         | "Crop" >> make_crop(settings)
         | "ClassifyAttributes" >> ClassifyAttributes(settings.attributes)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facecap.pipeline.errors import UsageError
+from facecap.pipeline.tar_input import only_tars
 from facecap.schemas.shard import InputRange, ShardSpec
 from facecap.schemas.tables import stored_type
 from facecap.transforms.read_rows import Columns, InputOptions, cast
@@ -36,6 +37,7 @@ _TEXT = {".csv": "csv", ".tsv": "tsv", ".txt": "txt", ".json": "json", ".jsonl":
 _TEXT[".ndjson"] = "jsonl"
 FORMATS = {
     ".parquet": "parquet",
+    ".tar": "tar",
     **_TEXT,
     **{f"{suffix}.gz": kind for suffix, kind in _TEXT.items()},
 }
@@ -118,6 +120,7 @@ def find_sources(location: str) -> list[SourceFile]:
         files.append(SourceFile(fs.unstrip_protocol(name), kind, int(info["size"])))
     if not files:
         raise UsageError(f"--input {location}: holds no {', '.join(sorted(FORMATS))} file")
+    files = only_tars(files, location)
     _refuse_notes(files, location)
     return files
 

@@ -24,6 +24,7 @@ from facecap.transforms.download import DownloadOptions
 from facecap.transforms.grammar import GrammarError, load_grammar
 from facecap.transforms.models import ModelError, locate, model_hash
 from facecap.transforms.read_rows import InputOptions
+from facecap.transforms.screen import ScreenOptions
 
 
 class BuildOptions(Options):
@@ -53,6 +54,7 @@ class Settings(Options):
     build: BuildOptions = Field(default_factory=BuildOptions)
     input: InputOptions = Field(default_factory=InputOptions)
     download: DownloadOptions = Field(default_factory=DownloadOptions)
+    screen: ScreenOptions = Field(default_factory=ScreenOptions)
     decode: DecodeOptions = Field(default_factory=DecodeOptions)
     detect: DetectOptions = Field(default_factory=DetectOptions)
     crop: CropOptions = Field(default_factory=CropOptions)

@@ -33,6 +33,7 @@ _MEANINGS = {reason.value: reason.meaning for reason in Reason}
 FUNNEL_STEPS: tuple[tuple[str, Stage], ...] = (
     ("URLs with an address", Stage.READ),
     ("fetched", Stage.DOWNLOAD),
+    ("screened", Stage.SCREEN),
     ("decoded", Stage.DECODE),
     ("with faces", Stage.DETECT),
     ("with good faces", Stage.CROP),
@@ -66,15 +67,16 @@ class Screen:
         self._console = Console(file=os.fdopen(os.dup(2), "w"), highlight=False)
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
-        self._total = 0
+        self._total: int | None = None
         self._started = self._said = time.monotonic()
 
-    def start(self, rows: int, done: Counts) -> None:
-        """Begin the bar; `done` was committed by earlier runs."""
+    def start(self, rows: int | None, done: Counts) -> None:
+        """Begin the bar; `done` was committed by earlier runs. `rows` is None where they are
+        counted while they are read."""
         self._started = self._said = time.monotonic()
         self._total = rows
         if done.rows:
-            self.say(f"Continuing: {done.rows} of {rows} URLs are done already.")
+            self.say(f"Continuing: {_of(done.rows, rows)} URLs are done already.")
         if self._console.is_terminal and not self._quiet:
             self._bar = RichProgress(
                 TextColumn("URLs"),
@@ -94,12 +96,14 @@ class Screen:
         success = progress.decoded / progress.rows if progress.rows else 0.0
         kept = done.faces_kept + progress.kept
         detail = f"{kept} faces kept, {rate:.1f} URLs/s, {success:.0%} fetched"
-        rows = min(self._total, done.rows + progress.rows)
+        rows = done.rows + progress.rows
+        if self._total is not None:
+            rows = min(self._total, rows)
         if self._bar is not None:
             self._bar.update(self._task, completed=rows, detail=detail)
         elif not self._quiet and time.monotonic() - self._said >= _LINE_EVERY_S:
             self._said = time.monotonic()
-            self.say(f"{rows} of {self._total} URLs, {detail}")
+            self.say(f"{_of(rows, self._total)} URLs, {detail}")
 
     def stop(self) -> None:
         if self._bar is not None:
@@ -126,15 +130,22 @@ def funnel_table(total: Counts) -> Table:
     for name in ("images", "share", "faces"):
         table.add_column(name, justify="right", no_wrap=True, min_width=7)
     table.add_row("URLs", str(total.rows), _share(total.rows, total.rows), "")
+    before = total.rows
     for label, stage in FUNNEL_STEPS:
         for name, lost_rows, lost_faces in _losses(total, stage):
             what = f"    {name}: {_MEANINGS[name]}"
             table.add_row(what, _minus(lost_rows), "", _minus(lost_faces), style="dim")
         rows = total.rows_after(stage)
         faces = str(total.faces_after(stage)) if stage.order >= Stage.DETECT.order else ""
-        if stage is not Stage.READ or rows != total.rows:
+        always = stage not in (Stage.READ, Stage.SCREEN)
+        if always or rows != before:
             table.add_row(label, str(rows), _share(rows, total.rows), faces)
+        before = rows
     return table
+
+
+def _of(rows: int, total: int | None) -> str:
+    return str(rows) if total is None else f"{rows} of {total}"
 
 
 def _losses(total: Counts, stage: Stage) -> list[tuple[str, int, int]]:

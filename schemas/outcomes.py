@@ -14,6 +14,7 @@ class Stage(StrEnum):
 
     READ = "read"
     DOWNLOAD = "download"
+    SCREEN = "screen"
     DECODE = "decode"
     DETECT = "detect"
     CROP = "crop"
@@ -47,6 +48,13 @@ class Reason(StrEnum):
 
     # read
     MISSING_URL = "missing_url", False, "the input row has no URL"
+    FILTERED = "filtered", False, "the row does not satisfy input.where"
+    BLOCKED_URL = "blocked_url", False, "the URL, or a redirect's, is in screen.block_urls"
+    BLOCKED_DOMAIN = "blocked_domain", False, "the host is under a domain of screen.block_domains"
+    INVALID_HASH = "invalid_hash", False, "the expected hash is no md5, sha1, sha256 or sha512"
+    MISSING_IMAGE = "missing_image", False, "the tar holds no image for the row"
+    BAD_METADATA = "bad_metadata", False, "the row's JSON in the tar cannot be read"
+    DAMAGED_TAR = "damaged_tar", False, "the tar ends early, or is damaged, inside the row"
     # download
     INVALID_URL = "invalid_url", False, "the URL, or a redirect's target, cannot be parsed"
     SCHEME_NOT_ALLOWED = "scheme_not_allowed", False, "neither http nor https"
@@ -68,6 +76,10 @@ class Reason(StrEnum):
     ROBOTS_DISALLOWED = "robots_disallowed", False, "robots.txt forbids the path"
     ROBOTS_UNREACHABLE = "robots_unreachable", True, "robots.txt answered 5xx or not at all"
     OPTED_OUT = "opted_out", False, "reserved by X-Robots-Tag or TDM-Reservation"
+    # screen
+    BLOCKED_HASH = "blocked_hash", False, "the body's hash is in screen.block_hashes"
+    UNAVAILABLE_PICTURE = "unavailable_picture", False, "a host's 'photo unavailable' picture"
+    HASH_MISMATCH = "hash_mismatch", False, "the body's hash is not the one in the input"
     # decode
     NOT_AN_IMAGE = "not_an_image", False, "the bytes are no known image format"
     UNSUPPORTED_FORMAT = "unsupported_format", False, "an image format this build cannot decode"

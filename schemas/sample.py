@@ -127,12 +127,14 @@ class SampleBatch:
     """About 32 samples of one shard; the element of the whole line.
 
     `failure` is set when a stage met a defect that must fail the shard (see
-    `transforms.railway`); later stages pass such a batch on untouched.
+    `transforms.railway`); later stages pass such a batch on untouched. `shard_rows` is set on the
+    last batch of a shard whose spec does not know its rows: how many they were.
     """
 
     shard: ShardSpec
     samples: tuple[Sample, ...]
     failure: str | None = None
+    shard_rows: int | None = None
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -22,15 +22,19 @@ class InputRange(NamedTuple):
 class ShardSpec(NamedTuple):
     """Shard `number` holds the global input rows [first_row, first_row + rows).
 
+    With `tar`, the path of a WebDataset tar, it holds that tar's rows instead, which are counted
+    while they are read, and `first_row` is `number` * MAX_ROWS_PER_SHARD.
     A plain tuple, because 5,000 of them are part of the graph.
     """
 
     number: int
     first_row: int
     ranges: tuple[InputRange, ...]
+    tar: str | None = None
 
     @property
     def rows(self) -> int:
+        """0 with `tar`, where nobody knows them before they are read."""
         return sum(r.rows for r in self.ranges)
 
     @property

@@ -33,6 +33,9 @@ class InputOptions(Options):
     caption_column: str | None = content(
         None, "column with the alt text; none: caption, TEXT, text ... found by itself"
     )
+    hash_column: str | None = content(
+        None, "column with the image's md5, sha1, sha256 or sha512 in hex, to be checked; none: no"
+    )
 
 
 @dataclass(frozen=True)

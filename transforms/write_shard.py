@@ -66,6 +66,8 @@ class ShardWriter:
         self.spec, self._config, self._store = spec, config, store
         self.failure: str | None = None
         self.rows = 0
+        # The rows of a tar are known when its last batch is there.
+        self._expected = None if spec.tar else spec.rows
         self._counts = Counts()
         self._ledger: dict[int, dict[str, Any]] = {}
         self._crops: list[tuple[str, dict[str, Any], int, int]] = []
@@ -75,10 +77,12 @@ class ShardWriter:
     @property
     def complete(self) -> bool:
         """Whether the batches seen account for all rows of the shard."""
-        return self.rows >= self.spec.rows
+        return self._expected is not None and self.rows >= self._expected
 
     def add(self, batch: SampleBatch) -> None:
         self.rows += len(batch)
+        if batch.shard_rows is not None:
+            self._expected = batch.shard_rows
         self.failure = self.failure or batch.failure
         if self.failure:
             return
@@ -108,17 +112,19 @@ class ShardWriter:
         """
         if self.failure:
             raise ShardFailed(self.failure)
-        spec, counts = self.spec, self._counts
-        expected = range(spec.first_row, spec.first_row + spec.rows)
-        if self.rows != spec.rows or set(self._ledger) != set(expected) or not counts.balanced:
-            raise ShardFailed(f"rows do not balance: {self.rows} seen of {spec.rows}; {counts}")
-        if counts.internal_errors > max(MAX_INTERNAL_ERRORS, MAX_INTERNAL_ERROR_SHARE * spec.rows):
+        spec, counts, rows = self.spec, self._counts, self._expected
+        if rows is None:
+            raise ShardFailed(f"closed after {self.rows} rows, without the last of its batches")
+        expected = range(spec.first_row, spec.first_row + rows)
+        if self.rows != rows or set(self._ledger) != set(expected) or not counts.balanced:
+            raise ShardFailed(f"rows do not balance: {self.rows} seen of {rows}; {counts}")
+        if counts.internal_errors > max(MAX_INTERNAL_ERRORS, MAX_INTERNAL_ERROR_SHARE * rows):
             raise ShardFailed(f"{counts.internal_errors} rows met an internal error")
         attempt = f"{spec.name}-{uuid.uuid4().hex}"
         self._crops.sort(key=lambda crop: crop[0])
         self._write_tar(attempt)
-        rows = [row for _, row, _, _ in self._crops]
-        self._write_table(attempt, "metadata", rows, metadata_schema(self._config.extra))
+        faces = [row for _, row, _, _ in self._crops]
+        self._write_table(attempt, "metadata", faces, metadata_schema(self._config.extra))
         self._write_table(attempt, "ledger", [self._ledger[row] for row in expected], LEDGER)
         self._write_rejects(attempt)
         record = CommitRecord(

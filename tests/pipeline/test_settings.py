@@ -30,6 +30,12 @@ OTHER: dict[str, Any] = {
     "build.workers": 3,
     "input.url_column": "link",
     "input.caption_column": "words",
+    "input.hash_column": "md5",
+    "screen.block_urls": "urls.txt",
+    "screen.block_domains": "domains.txt",
+    "screen.block_hashes": "hashes.txt",
+    "screen.unavailable": False,
+    "screen.unavailable_hashes": "hashes.txt",
     "download.allow_private_hosts": ["127.0.0.1:80"],
     "download.max_bytes": 1000,
     "download.max_redirects": 0,
@@ -91,6 +97,10 @@ RUN = {
     "detect.model_path",
     "attributes.model_path",
     "caption.grammar",
+    "screen.block_urls",
+    "screen.block_domains",
+    "screen.block_hashes",
+    "screen.unavailable_hashes",
 }
 """What a build and its continuation may differ in."""
 

@@ -10,7 +10,7 @@ from facecap.schemas.outcomes import Drop, Reason, Stage
 
 
 def test_stages_compare_in_flow_order() -> None:
-    flow = ["read", "download", "decode", "detect", "crop", "attributes", "caption"]
+    flow = ["read", "download", "screen", "decode", "detect", "crop", "attributes", "caption"]
     assert sorted(Stage, key=lambda s: s.order) == [Stage(name) for name in flow]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,8 @@ from facecap.transforms.web.fetch import Fetcher
 from facecap.transforms.web.gate import Gate
 
 if TYPE_CHECKING:
+    from yarl import URL
+
     from facecap.transforms.download import DownloadOptions
 
 Result = TypeVar("Result")
@@ -46,8 +48,11 @@ class Downloader:
     live from the first `open_desk` to the last `close_desk`, and may live again after that.
     """
 
-    def __init__(self, options: DownloadOptions) -> None:
+    def __init__(
+        self, options: DownloadOptions, screen: Callable[[URL], None] | None = None
+    ) -> None:
         self._options = options
+        self._screen = screen
         self._lock = threading.Lock()
         self._desks: set[Desk] = set()
         self._engine: Engine | None = None
@@ -55,7 +60,7 @@ class Downloader:
     def open_desk(self) -> Desk:
         with self._lock:
             if self._engine is None:
-                self._engine = Engine(self._options)
+                self._engine = Engine(self._options, self._screen)
             desk = Desk(self._engine)
             self._desks.add(desk)
             return desk
@@ -75,12 +80,14 @@ class Downloader:
 class Engine:
     """The running thread: an event loop, its fetcher and its gate."""
 
-    def __init__(self, options: DownloadOptions) -> None:
+    def __init__(
+        self, options: DownloadOptions, screen: Callable[[URL], None] | None = None
+    ) -> None:
         self.gate = Gate(options.concurrency, options.per_host, options.prefetch_bytes)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="facecap-download", daemon=True)
         self._thread.start()
-        self._fetcher = self.call(self._open(options))
+        self._fetcher = self.call(self._open(options, screen))
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine in the loop and wait for its result."""
@@ -109,8 +116,10 @@ class Engine:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
-    async def _open(self, options: DownloadOptions) -> Fetcher:
-        return Fetcher(options, self.gate)
+    async def _open(
+        self, options: DownloadOptions, screen: Callable[[URL], None] | None
+    ) -> Fetcher:
+        return Fetcher(options, self.gate, screen)
 
     async def _fetch(self, sample: Sample) -> Sample:
         try:

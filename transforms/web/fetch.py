@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -57,8 +57,12 @@ class TimeLeft:
 class Fetcher:
     """Fetches URLs with one client, one robots cache and one gate."""
 
-    def __init__(self, options: DownloadOptions, gate: Gate) -> None:
+    def __init__(
+        self, options: DownloadOptions, gate: Gate, screen: Callable[[URL], None] | None = None
+    ) -> None:
+        """`screen` is shown every URL that a redirect leads to. It raises Failed."""
         self._options = options
+        self._screen = screen
         self._gate = gate
         self._hosts = Hosts(options.timeout_s)
         self._client = Client(options)
@@ -87,6 +91,8 @@ class Fetcher:
             if redirects > self._options.max_redirects:
                 raise Failed(Reason.TOO_MANY_REDIRECTS, http_status=answer.status)
             url = redirect_target(url, answer.location)
+            if self._screen is not None:
+                self._screen(url)
 
     async def close(self) -> None:
         await self._robots.close()

@@ -1,0 +1,124 @@
+"""WebDataset tars as input: which files they are, and which shard is which tar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from tarfile import BLOCKSIZE, HeaderError, TarInfo
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pyarrow as pa
+
+from facecap.pipeline.errors import UsageError
+from facecap.schemas.shard import MAX_ROWS_PER_SHARD, ShardSpec
+from facecap.transforms.read_rows import InputOptions
+from facecap.transforms.read_tars import TarColumns, peek
+
+if TYPE_CHECKING:
+    from facecap.pipeline.plan import SourceFile
+
+MAX_TARS = 1_000_000
+"""SHARD in the key has six digits."""
+
+_READERS = 16
+_TARS_PEEKED = 10
+
+
+def only_tars(files: Sequence[SourceFile], location: str) -> list[SourceFile]:
+    """`files` without what img2dataset wrote beside its tars (NAME.parquet, NAME_stats.json): where
+    there are tars, they are the input. Raises UsageError when other lists lie beside them."""
+    tars = [f for f in files if f.format == "tar"]
+    if not tars:
+        return list(files)
+    stems = {f.path.removesuffix(".tar") for f in tars}
+    beside = {stem + end for stem in stems for end in (".parquet", "_stats.json")}
+    other = next((f for f in files if f.format != "tar" and f.path not in beside), None)
+    if other is not None:
+        raise UsageError(
+            f"--input {location}: holds tars and lists ({tars[0].path}, {other.path}); choose one "
+            "by a glob, such as 'FOLDER/*.tar' or 'FOLDER/*.parquet'"
+        )
+    return tars
+
+
+@dataclass(frozen=True)
+class TarPlan:
+    """One tar is one shard. Global rows of shard k start at k * MAX_ROWS_PER_SHARD, for nobody
+    knows how many there are before they are read."""
+
+    tars: tuple[str, ...]
+    columns: TarColumns
+    rows: int | None = None
+    rows_per_shard: int = MAX_ROWS_PER_SHARD
+
+    @property
+    def extra(self) -> pa.Schema:
+        return self.columns.extra
+
+    @property
+    def shards(self) -> int:
+        return len(self.tars)
+
+    def specs(self) -> list[ShardSpec]:
+        first = MAX_ROWS_PER_SHARD
+        return [ShardSpec(k, k * first, (), path) for k, path in enumerate(self.tars)]
+
+
+def plan_tars(
+    sources: Sequence[SourceFile],
+    options: InputOptions,
+    limit: int | None,
+    rows_per_shard: int | None,
+    max_bytes: int,
+) -> TarPlan:
+    """The columns come from the first rows of the first tar that holds any.
+
+    Raises UsageError on files that are no tars and on settings that need the number of rows.
+    """
+    if rows_per_shard is not None:
+        raise UsageError("build.rows_per_shard: one tar of the input is one shard; leave it unset")
+    if limit is not None:
+        raise UsageError("--limit: tars are counted while they are read; name fewer tars instead")
+    if len(sources) > MAX_TARS:
+        raise UsageError(f"--input: {len(sources)} tars, at most {MAX_TARS} can be one build")
+    paths = [source.path for source in sources]
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(_check, paths))
+    for path in paths[:_TARS_PEEKED]:
+        try:
+            rows = peek(path, max_bytes)
+            columns = TarColumns.of(options, rows)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--input {path}: {' '.join(str(error).split())}") from None
+        if rows:
+            break
+    return TarPlan(tuple(paths), columns)
+
+
+def _check(path: str) -> None:
+    """Raises UsageError where the file does not begin as a tar does."""
+    try:
+        with fsspec.open(path, "rb") as file:
+            block = file.read(BLOCKSIZE)
+    except OSError as error:
+        raise UsageError(f"--input {path}: {' '.join(str(error).split())}") from None
+    if not block.strip(b"\0"):
+        return
+    try:
+        TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except HeaderError:
+        packed = block.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+        remedy = "decompress it first" if packed else "replace it, or take it away"
+        raise UsageError(f"--input {path}: is not a tar archive; {remedy}") from None
+
+
+def describe_tars(sources: Sequence[SourceFile], plan: TarPlan) -> dict[str, Any]:
+    """What of the input enters the fingerprint: paths, sizes and the columns found."""
+    return {
+        "files": [{"path": s.path, "bytes": s.size, "rows": None} for s in sources],
+        "columns": {field.name: str(field.type) for field in plan.extra},
+        "limit": None,
+        "rows": None,
+    }

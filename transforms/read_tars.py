@@ -1,0 +1,300 @@
+"""ReadTars: the WebDataset tars that img2dataset wrote become batches of samples whose images are
+there already. One tar is one shard; its rows are counted while they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import IO, Any
+
+import apache_beam as beam
+import fsspec
+import pyarrow as pa
+
+from facecap.schemas.outcomes import Drop, Reason, Stage
+from facecap.schemas.sample import Fetched, Sample, SampleBatch
+from facecap.schemas.shard import MAX_ROWS_PER_SHARD, InputRange, ShardSpec
+from facecap.transforms import worker
+from facecap.transforms.commit import finish, read_record
+from facecap.transforms.read_rows import BATCH_SIZE, InputOptions
+from facecap.transforms.store import Store
+from facecap.transforms.tar_members import Damage, End, Member, members
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
+MAX_TEXT_BYTES = 1 << 20
+"""Of a row's JSON and of its caption."""
+
+MAX_BATCH_BYTES = 64 << 20
+MAX_COLUMNS = 1000
+PEEKED_ROWS = 200
+
+_KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)\Z", re.DOTALL)
+"""webdataset's: all up to the first dot of the file's name; what follows says what it is."""
+
+
+@dataclass(frozen=True)
+class TarColumns:
+    """Which JSON fields are what: `caption` None means the .txt, or else the field `caption`;
+    `extra` is passed through to the metadata: bool, int64, float64 and string."""
+
+    url: str
+    caption: str | None
+    extra: pa.Schema
+
+    @classmethod
+    def of(cls, options: InputOptions, rows: Iterable[Row] = ()) -> TarColumns:
+        """The columns that `rows`, the first of the input, have. Raises ValueError on more than
+        MAX_COLUMNS of them."""
+        url = options.url_column or "url"
+        kinds: dict[str, set[type]] = {}
+        for row in rows:
+            for name, value in (parse_fields(row.json) or {}).items():
+                kinds.setdefault(name, set()).add(type(value))
+        for name in (url, options.caption_column or "caption"):
+            kinds.pop(name, None)
+        if len(kinds) > MAX_COLUMNS:
+            raise ValueError(f"has more than {MAX_COLUMNS} JSON fields")
+        extra = pa.schema([(name, _arrow_type(found)) for name, found in kinds.items()])
+        return cls(url, options.caption_column, extra)
+
+
+def _arrow_type(kinds: set[type]) -> pa.DataType:
+    kinds = kinds - {type(None)}
+    for kind, allowed in ((pa.bool_(), {bool}), (pa.int64(), {int}), (pa.float64(), {int, float})):
+        if kinds and kinds <= allowed:
+            return kind
+    return pa.string()
+
+
+class JsonText(str):
+    """What a list or an object in a row's JSON is stored as."""
+
+
+def to_cell(value: Any, kind: pa.DataType) -> Any:
+    """A value of `parse_fields` as a cell of a column of type `kind`; None where it does not fit.
+    A column of texts holds numbers as their JSON text."""
+    if value is None:
+        return None
+    if kind == pa.string():
+        return str(value) if isinstance(value, str) else json.dumps(value)
+    if kind == pa.bool_():
+        return value if isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if kind == pa.int64():
+        return value if isinstance(value, int) and -(2**63) <= value < 2**63 else None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+@dataclass(slots=True)
+class Row:
+    """The members of one key. Where it has several images the first is taken."""
+
+    key: str | None = None
+    image: Member | None = None
+    image_kind: str | None = None
+    json: Member | None = None
+    text: Member | None = None
+    damage: str | None = None
+
+    def takes(self, kind: str) -> bool:
+        """Whether a member of this kind may belong to the row: a second one of a name does not."""
+        if kind == "json":
+            return self.json is None
+        if kind == "txt":
+            return self.text is None
+        return self.image_kind != kind
+
+    def add(self, kind: str, member: Member) -> None:
+        if kind == "json":
+            self.json = member
+        elif kind == "txt":
+            self.text = member
+        elif self.image is None:
+            self.image, self.image_kind = member, kind
+
+
+def parse_fields(member: Member | None) -> dict[str, Any] | None:
+    """A row's JSON object: scalars as they are, the others as JsonText, all texts sound UTF-8;
+    None when it is no object, too large or otherwise unusable."""
+    if member is None or member.data is None or member.size > MAX_TEXT_BYTES:
+        return None
+    try:
+        value = json.loads(member.data)
+        if not isinstance(value, dict):
+            return None
+        return {_sound(name): _sound(_scalar(item)) for name, item in value.items()}
+    # What is nested too deeply may be read and then not be written.
+    except (ValueError, RecursionError):
+        return None
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return JsonText(json.dumps(value, ensure_ascii=False, sort_keys=True))
+    return value
+
+
+def _sound(value: Any) -> Any:
+    """A text without lone surrogates, which JSON can spell and UTF-8 cannot hold."""
+    if isinstance(value, str) and not value.isascii():
+        sound = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return type(value)(sound)
+    return value
+
+
+def rows_of(file: IO[bytes], max_bytes: int) -> Iterator[Row]:
+    """The rows of a tar: consecutive members of one key, so that what belongs to different rows is
+    never mixed. A name that comes again begins a new row. Damage ends the row it is found in; where
+    there is none it is a row of its own, so that no loss goes uncounted. Raises OSError."""
+    row: Row | None = None
+    for found in members(file, max(max_bytes, MAX_TEXT_BYTES)):
+        if isinstance(found, Damage):
+            row = row or Row()
+            row.damage = found.what
+        if isinstance(found, Damage | End):
+            if row is not None:
+                yield row
+            row = None
+            continue
+        key, kind = key_and_kind(found.name)
+        if key is None:
+            continue
+        if row is not None and (row.key != key or not row.takes(kind)):
+            yield row
+            row = None
+        row = row or Row(key)
+        row.add(kind, found)
+    if row is not None:
+        yield row
+
+
+def key_and_kind(name: str) -> tuple[str | None, str]:
+    """The key of a member, None when it is part of no row, and its extension in lower case."""
+    match = _KEY.match(name)
+    kind = match[2].lower() if match else ""
+    return (match[1] if match and kind in (*IMAGES, "json", "txt") else None), kind
+
+
+def peek(path: str, max_bytes: int) -> list[Row]:
+    """The first PEEKED_ROWS rows of a tar, without their images. Raises OSError."""
+    rows = []
+    with fsspec.open(path, "rb") as file:
+        for row in rows_of(file, max_bytes):
+            row.image = None
+            rows.append(row)
+            if len(rows) == PEEKED_ROWS:
+                break
+    return rows
+
+
+def to_sample(number: int, row: Row, columns: TarColumns, max_bytes: int) -> Sample:
+    """A row as a sample with global row `number`: its image fetched, or the reason why not."""
+    parsed = parse_fields(row.json)
+    fields = parsed or {}
+    url = fields.get(columns.url)
+    caption = fields.get(columns.caption or "caption")
+    text = None if row.text is None else row.text.data
+    if columns.caption is None and text is not None and len(text) <= MAX_TEXT_BYTES:
+        caption = text.decode(errors="replace")
+    sample = Sample(
+        row=number,
+        url=url if type(url) is str else "",
+        source_caption=caption if type(caption) is str else None,
+        extra={f.name: to_cell(fields.get(f.name), f.type) for f in columns.extra},
+    )
+    if row.damage is not None:
+        return _dropped(sample, Stage.READ, Reason.DAMAGED_TAR, row.damage)
+    if row.json is not None and parsed is None:
+        return _dropped(sample, Stage.READ, Reason.BAD_METADATA)
+    if not sample.url.strip():
+        return _dropped(sample, Stage.READ, Reason.MISSING_URL)
+    if row.image is None:
+        return _dropped(sample, Stage.READ, Reason.MISSING_IMAGE)
+    if row.image.size > max_bytes:
+        return _dropped(sample, Stage.DOWNLOAD, Reason.TOO_LARGE)
+    body = row.image.data
+    if body is None:
+        return _dropped(sample, Stage.READ, Reason.MISSING_IMAGE, "sparse member")
+    if not body:
+        return _dropped(sample, Stage.DOWNLOAD, Reason.EMPTY_BODY)
+    return replace(sample, fetched=Fetched(body=body, sha256=hashlib.sha256(body).hexdigest()))
+
+
+def _dropped(sample: Sample, stage: Stage, reason: Reason, error: str | None = None) -> Sample:
+    return replace(sample, drop=Drop(stage, reason, error))
+
+
+def read_tar(
+    spec: ShardSpec,
+    columns: TarColumns,
+    max_bytes: int,
+    batch_size: int,
+    crashed: frozenset[int] = frozenset(),
+) -> Iterator[SampleBatch]:
+    """The rows of a tar as batches, the last with their number in `shard_rows`, even when there are
+    none. Rows in `crashed` are as in `read_rows.read_shard`. Where the file cannot be read, or has
+    more rows than a shard can, the last batch says so as its `failure`."""
+    number, pending, failure = spec.first_row, list[Sample](), None
+    assert spec.tar is not None
+    try:
+        with fsspec.open(spec.tar, "rb") as file:
+            for row in rows_of(file, max_bytes):
+                if number - spec.first_row == MAX_ROWS_PER_SHARD:
+                    raise OSError(f"{spec.tar}: more than {MAX_ROWS_PER_SHARD} rows; split it")
+                sample = to_sample(number, row, columns, max_bytes)
+                if number in crashed:
+                    drop = Drop(Stage.DECODE, Reason.DECODE_CRASHED)
+                    sample = replace(sample, drop=drop, fetched=None)
+                if len(pending) == batch_size or _nbytes(pending) + _nbytes([sample]) > (
+                    MAX_BATCH_BYTES
+                ):
+                    yield SampleBatch(spec, tuple(pending))
+                    pending = []
+                pending.append(sample)
+                number += 1
+    except OSError as error:
+        failure = f"{Stage.READ}: {' '.join(str(error).split())[:300]}"
+    yield SampleBatch(spec, tuple(pending), failure, shard_rows=number - spec.first_row)
+
+
+def _nbytes(samples: Iterable[Sample]) -> int:
+    return sum(len(s.fetched.body or b"") for s in samples if s.fetched)
+
+
+class ReadTarsFn(beam.DoFn):
+    """Expands a tar inside its bundle; a committed shard yields nothing (see ReadRowsFn)."""
+
+    def __init__(self, output: str, columns: TarColumns, max_bytes: int, run: worker.Run) -> None:
+        self._output, self._columns = output, columns
+        self._max_bytes, self._run = max_bytes, run
+
+    def setup(self) -> None:
+        self._store = Store(self._output)
+        worker.start(self._run)
+
+    def process(self, spec: ShardSpec) -> Iterator[SampleBatch]:
+        record = read_record(self._store, spec.number)
+        if record is not None:
+            finish(self._store, record)
+            return
+        spec = ShardSpec(spec[0], spec[1], tuple(InputRange(*r) for r in spec[2]), spec[3])
+        crashed = self._run.crashed_rows
+        yield from read_tar(spec, self._columns, self._max_bytes, BATCH_SIZE, crashed)
+
+
+class ReadTars(beam.PTransform):
+    """PCollection[ShardSpec] -> PCollection[SampleBatch] with `fetched` or `drop` set."""
+
+    def __init__(self, output: str, columns: TarColumns, max_bytes: int, run: worker.Run) -> None:
+        super().__init__()
+        self._args = (output, columns, max_bytes, run)
+
+    def expand(self, specs: beam.PCollection) -> beam.PCollection:
+        return specs | beam.ParDo(ReadTarsFn(*self._args)).with_output_types(SampleBatch)
