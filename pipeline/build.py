@@ -228,7 +228,8 @@ def _exit_code(
             f"library, please report it; tracebacks are in {store.path(LOGS)}"
         )
         code = EXIT_SUSPECT
-    low = too_low(total.rows, total.rows_after(Stage.DECODE), settings.build.min_success_rate)
+    attempted, decoded = total.rows_after(Stage.READ), total.rows_after(Stage.DECODE)
+    low = too_low(attempted, decoded, settings.build.min_success_rate)
     if low:
         screen.say(low)
         code = EXIT_SUSPECT

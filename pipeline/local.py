@@ -65,7 +65,7 @@ def run_locally(
                     graph.join(_POLL_S)
                     progress = watch.look()
                     show(progress)
-                    low = too_low(progress.rows, progress.decoded, min_success_rate)
+                    low = too_low(progress.attempted, progress.decoded, min_success_rate)
                     if low:
                         raise SuccessRateTooLow(low)
             except KeyboardInterrupt:
@@ -76,7 +76,8 @@ def run_locally(
 
 
 def too_low(attempted: int, succeeded: int, minimum: float) -> str | None:
-    """What to say when too few of the rows were fetched and decoded, None when enough were."""
+    """What to say when too few of the rows attempted (those not dropped when they were read) were
+    fetched and decoded, None when enough were."""
     if attempted < ATTEMPTED_BEFORE_JUDGING or succeeded >= minimum * attempted:
         return None
     return (

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fsspec
@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facecap.pipeline.errors import UsageError
-from facecap.pipeline.tar_input import only_tars
 from facecap.schemas.shard import InputRange, ShardSpec
 from facecap.schemas.tables import stored_type
 from facecap.transforms.read_rows import Columns, InputOptions, cast
+from facecap.transforms.where import WhereError, check
 
 URL_COLUMNS = ("url", "URL", "image_url", "img_url", "imageUrl", "uri", "src")
 CAPTION_COLUMNS = (
@@ -37,7 +37,6 @@ _TEXT = {".csv": "csv", ".tsv": "tsv", ".txt": "txt", ".json": "json", ".jsonl":
 _TEXT[".ndjson"] = "jsonl"
 FORMATS = {
     ".parquet": "parquet",
-    ".tar": "tar",
     **_TEXT,
     **{f"{suffix}.gz": kind for suffix, kind in _TEXT.items()},
 }
@@ -120,7 +119,6 @@ def find_sources(location: str) -> list[SourceFile]:
         files.append(SourceFile(fs.unstrip_protocol(name), kind, int(info["size"])))
     if not files:
         raise UsageError(f"--input {location}: holds no {', '.join(sorted(FORMATS))} file")
-    files = only_tars(files, location)
     _refuse_notes(files, location)
     return files
 
@@ -192,6 +190,16 @@ def choose_columns(schema: pa.Schema, options: InputOptions, source: str) -> Col
     return Columns(url, caption, pa.schema(extra))
 
 
+def with_where(columns: Columns, options: InputOptions) -> Columns:
+    """`columns` with the condition of input.where, checked. Raises UsageError."""
+    if options.where is None:
+        return columns
+    try:
+        return replace(columns, where=check(options.where, columns.types))
+    except WhereError as error:
+        raise UsageError(f"input.where: {error}") from None
+
+
 def _column(
     schema: pa.Schema, named: str | None, known: Iterable[str], setting: str, source: str
 ) -> str | None:
@@ -232,7 +240,7 @@ def make_plan(
             f"--input {source}: the files' columns disagree ({reason}); give them one type, e.g. "
             "in Parquet (all of a CSV or TSV is text), or build from each kind by itself"
         ) from None
-    columns = choose_columns(schema, options, source)
+    columns = with_where(choose_columns(schema, options, source), options)
     for file in files:
         _check_types(file, columns)
     lacking = next((f.path for f in files if columns.url not in f.schema.names), None)

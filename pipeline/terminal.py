@@ -44,9 +44,11 @@ FUNNEL_STEPS: tuple[tuple[str, Stage], ...] = (
 
 @dataclass(frozen=True)
 class Progress:
-    """Counts of this run, over all workers: rows finished, of those decoded, faces, faces kept."""
+    """Counts of this run, over all workers: rows finished, of those attempted (not dropped when
+    they were read) and decoded, faces, faces kept."""
 
     rows: int = 0
+    attempted: int = 0
     decoded: int = 0
     faces: int = 0
     kept: int = 0
@@ -93,7 +95,7 @@ class Screen:
     def update(self, progress: Progress, done: Counts) -> None:
         elapsed = max(1e-9, time.monotonic() - self._started)
         rate = progress.rows / elapsed
-        success = progress.decoded / progress.rows if progress.rows else 0.0
+        success = progress.decoded / progress.attempted if progress.attempted else 0.0
         kept = done.faces_kept + progress.kept
         detail = f"{kept} faces kept, {rate:.1f} URLs/s, {success:.0%} fetched"
         rows = done.rows + progress.rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import fsspec
@@ -19,13 +19,17 @@ from facecap.schemas.shard import InputRange, ShardSpec
 from facecap.transforms import worker
 from facecap.transforms.commit import finish, read_record
 from facecap.transforms.store import Store
+from facecap.transforms.where import Where
 
-BATCH_SIZE = 32
-"""Samples per batch: per-element overhead vanishes, 32 encoded photographs stay small."""
+BATCH_SIZE = 16
+"""Samples per batch: per-element overhead vanishes, and most batches, decoded, fit `pixels`."""
+
+ROWS_PER_QUERY = 2048
+"""Rows over which `input.where` is evaluated at once: a query costs 3 ms, and 0.6 us a row."""
 
 
 class InputOptions(Options):
-    """Which columns of the input are what."""
+    """Which columns of the input are what, and which rows are wanted."""
 
     url_column: str | None = content(
         None, "column with the image URL; none: url, URL, image_url ... found by itself"
@@ -36,15 +40,30 @@ class InputOptions(Options):
     hash_column: str | None = content(
         None, "column with the image's md5, sha1, sha256 or sha512 in hex, to be checked; none: no"
     )
+    where: str | None = content(
+        None,
+        "SQL condition over the input's columns, e.g. punsafe < 0.5 AND NSFW = 'UNLIKELY'; rows "
+        "for which it is false or NULL are dropped as filtered",
+    )
+    sample_ids: str | None = content(
+        None,
+        "list of the SAMPLE_IDs to build from (LAION-Face's .pth, .npy, .parquet, .txt, .csv); "
+        "none: all rows",
+    )
+    id_column: str | None = content(
+        None, "column that input.sample_ids is about; none: SAMPLE_ID, sample_id found by itself"
+    )
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The input's columns as planned: `extra` is passed through to the metadata, in these types."""
+    """The input's columns as planned: `extra` is passed through to the metadata, in these types;
+    `where` is the condition that a row must satisfy."""
 
     url: str
     caption: str | None = None
     extra: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    where: Where | None = None
 
     @property
     def types(self) -> dict[str, pa.DataType]:
@@ -83,25 +102,61 @@ def _cell(scalar: pa.Scalar) -> Any:
         return None
 
 
-def read_range(part: InputRange, columns: Columns, batch_size: int) -> Iterator[dict[str, Any]]:
-    """The rows of `part` in file order, as dicts of the planned columns (None where the file
-    lacks one). Only the row groups that overlap the range are read."""
+class InputRow(NamedTuple):
+    """A row by column name, and whether it satisfies `Columns.where` (None where SQL says NULL)."""
+
+    values: dict[str, Any]
+    satisfied: bool | None = True
+
+
+def read_range(part: InputRange, columns: Columns, batch_size: int) -> Iterator[InputRow]:
+    """The rows of `part` in file order, with the planned columns (None where the file lacks one).
+    Only the row groups that overlap the range are read."""
+    # A query costs as much on 16 rows as on 1,000.
+    size = max(batch_size, ROWS_PER_QUERY) if columns.where else batch_size
     with fsspec.open(part.path, "rb") as raw, pq.ParquetFile(raw) as file:
-        types = columns.types
-        present = [n for n in types if n in file.schema_arrow.names]
-        missing = dict.fromkeys(types.keys() - set(present))
+        present = [n for n in columns.types if n in file.schema_arrow.names]
         groups, offset = _overlapping_row_groups(file.metadata, part)
         skip, left = part.start - offset, part.rows
-        for table in file.iter_batches(batch_size=batch_size, row_groups=groups, columns=present):
-            rows = table.slice(min(skip, len(table)), left)
-            skip = max(0, skip - len(table))
+        for batch in file.iter_batches(batch_size=size, row_groups=groups, columns=present):
+            rows = batch.slice(min(skip, len(batch)), left)
+            skip = max(0, skip - len(batch))
             left -= len(rows)
-            cells = [to_python(cast(rows.column(n), types[n])) for n in present]
-            for row in zip(*cells, strict=True):
-                yield {**missing, **dict(zip(present, row, strict=True))}
+            yield from _input_rows(rows, columns, batch_size)
             if not left:
                 return
         raise ValueError(f"{part.path}: {left} rows fewer than when the build was planned")
+
+
+def _input_rows(rows: pa.RecordBatch, columns: Columns, batch_size: int) -> Iterator[InputRow]:
+    types, present = columns.types, rows.schema.names
+    missing = dict.fromkeys(types.keys() - set(present))
+    cast_rows = {name: cast(rows.column(name), types[name]) for name in present}
+    satisfied: list[bool | None] = [True] * len(rows)
+    if columns.where is not None:
+        satisfied = columns.where.satisfied(_where_table(cast_rows, columns, len(rows)))
+    for start in range(0, len(rows), batch_size):
+        cells = [to_python(column.slice(start, batch_size)) for column in cast_rows.values()]
+        verdicts = satisfied[start : start + batch_size]
+        for row, verdict in zip(zip(*cells, strict=True), verdicts, strict=True):
+            yield InputRow({**missing, **dict(zip(present, row, strict=True))}, verdict)
+
+
+def _where_table(rows: Mapping[str, pa.Array], columns: Columns, count: int) -> pa.Table:
+    """What the condition looks at, in the planned types and sound UTF-8."""
+    assert columns.where is not None
+    types = columns.types
+    table = {}
+    for name in columns.where.columns:
+        column = rows.get(name)
+        if column is None:
+            column = pa.nulls(count, types[name])
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            column = pa.array(to_python(column), types[name])
+        table[name] = column
+    return pa.table(table)
 
 
 def _overlapping_row_groups(metadata: pq.FileMetaData, part: InputRange) -> tuple[list[int], int]:
@@ -118,17 +173,29 @@ def _overlapping_row_groups(metadata: pq.FileMetaData, part: InputRange) -> tupl
     return groups, first
 
 
-def to_sample(row: int, values: Mapping[str, Any], columns: Columns) -> Sample:
-    """One input row as a sample; a row without a URL is dropped here, and counted."""
+def to_sample(row: int, input_row: InputRow, columns: Columns) -> Sample:
+    """One input row as a sample; a row without a URL, or that does not satisfy the condition, is
+    dropped here, and counted."""
+    values, satisfied = input_row
     url = values[columns.url]
     caption = values[columns.caption] if columns.caption else None
+    drop = None
+    if not url or not str(url).strip():
+        drop = Drop(Stage.READ, Reason.MISSING_URL)
+    elif not satisfied:
+        drop = filtered(satisfied)
     return Sample(
         row=row,
         url="" if url is None else str(url),
         source_caption=None if caption is None else str(caption),
         extra={name: values[name] for name in columns.extra.names},
-        drop=None if url and str(url).strip() else Drop(Stage.READ, Reason.MISSING_URL),
+        drop=drop,
     )
+
+
+def filtered(satisfied: bool | None) -> Drop:
+    """The drop of a row for which the condition is false, or NULL."""
+    return Drop(Stage.READ, Reason.FILTERED, "NULL" if satisfied is None else None)
 
 
 def read_shard(
@@ -139,8 +206,8 @@ def read_shard(
     the last batch holds all rows that are left, and says so as its `failure`."""
     row, pending, failure = spec.first_row, [], None
     try:
-        for values in _read_ranges(spec, columns, batch_size):
-            sample = to_sample(row, values, columns)
+        for input_row in _read_ranges(spec, columns, batch_size):
+            sample = to_sample(row, input_row, columns)
             if row in crashed:
                 drop = Drop(Stage.DECODE, Reason.DECODE_CRASHED)
                 sample = Sample(row, sample.url, sample.source_caption, sample.extra, drop)
@@ -156,7 +223,7 @@ def read_shard(
         yield SampleBatch(spec, tuple(pending), failure)
 
 
-def _read_ranges(spec: ShardSpec, columns: Columns, batch_size: int) -> Iterator[dict[str, Any]]:
+def _read_ranges(spec: ShardSpec, columns: Columns, batch_size: int) -> Iterator[InputRow]:
     for part in spec.ranges:
         yield from read_range(part, columns, batch_size)
 

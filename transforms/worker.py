@@ -48,7 +48,7 @@ class Worker:
         fcntl.flock(self._output, fcntl.LOCK_SH | fcntl.LOCK_NB)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(("rows", "decoded", "faces", "kept"), 0)
+        self._counts = dict.fromkeys(("rows", "attempted", "decoded", "faces", "kept"), 0)
         stem = folder / str(os.getpid())
         self._rows_file = _sized_file(stem.with_suffix(".rows"), 8 * _SLOTS)
         self._rows = mmap.mmap(self._rows_file.fileno(), 8 * _SLOTS)

@@ -243,6 +243,7 @@ def _report(batch: SampleBatch) -> None:
     counts = Counts.of(batch.samples)
     worker.count(
         rows=counts.rows,
+        attempted=counts.rows_after(Stage.READ),
         decoded=counts.rows_after(Stage.DECODE),
         faces=counts.faces,
         kept=counts.faces_kept,

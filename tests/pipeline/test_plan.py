@@ -100,7 +100,7 @@ def test_unusable_columns_are_named(tmp_path, columns, options, message) -> None
 def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
     one = parquet(tmp_path / "1.parquet", url=["u"], hash=["x"])
     two = parquet(tmp_path / "2.parquet", url=["u"], hash=[3])
-    with pytest.raises(UsageError, match="columns disagree"):
+    with pytest.raises(UsageError, match=r"columns disagree .*all of a CSV or TSV is text"):
         plan_of(one, two)
 
 
@@ -218,3 +218,34 @@ def test_a_type_that_cannot_be_converted_is_named() -> None:
     schema = pa.schema([("url", pa.string()), ("x", pa.list_(pa.uuid()))])
     with pytest.raises(UsageError, match=r"a\.parquet: column 'x' holds .*leave it out"):
         make_plan([planning.ParquetFile("a.parquet", 1, schema)], InputOptions(), "l", None, None)
+
+
+def test_a_condition_is_checked_against_the_columns(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", url=["u"], punsafe=[0.5], __index_level_0__=[1])
+    columns = plan_of(path, where="punsafe < 0.5 AND url LIKE 'http%'").columns
+    assert columns.where is not None and columns.where.columns == ("punsafe", "url")
+    for where in ("nosuch < 1", "punsafe <", "punsafe", "__index_level_0__ = 1", ""):
+        with pytest.raises(UsageError, match=r"^input\.where: "):
+            plan_of(path, where=where)
+
+
+def test_a_list_without_a_header_is_told_to_get_one(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", **{"a picture": ["x"], "http://h/1": ["http://h/2"]})
+    with pytest.raises(UsageError, match="a first line that names its columns"):
+        plan_of(path)
+
+
+def test_a_parquet_with_two_columns_of_one_name_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["u"])] * 2, names=["url", "url"]), path)
+    with pytest.raises(UsageError, match=r"a\.parquet: has two columns named 'url'"):
+        plan_of(str(path))
+
+
+@pytest.mark.parametrize("note", ["README.txt", "stats.json"])
+def test_notes_beside_a_list_are_not_taken_for_one(tmp_path: Path, note: str) -> None:
+    parquet(tmp_path / "a.parquet", url=["u"])
+    (tmp_path / note).write_text("{}")
+    with pytest.raises(UsageError, match=r"different formats .*choose one by a glob"):
+        find_sources(str(tmp_path))
+    assert len(find_sources(f"{tmp_path}/*.parquet")) == 1

@@ -102,10 +102,10 @@ def test_an_empty_build_has_a_funnel_without_shares() -> None:
 
 def test_reports_of_all_workers_are_summed() -> None:
     reports = [
-        {"pid": 1, "rows": 10, "decoded": 8, "faces": 5, "kept": 3},
-        {"pid": 2, "rows": 1, "decoded": 1, "faces": 0, "kept": 0},
+        {"pid": 1, "rows": 10, "attempted": 9, "decoded": 8, "faces": 5, "kept": 3},
+        {"pid": 2, "rows": 1, "attempted": 1, "decoded": 1, "faces": 0, "kept": 0},
     ]
-    assert Progress.sum(reports) == Progress(rows=11, decoded=9, faces=5, kept=3)
+    assert Progress.sum(reports) == Progress(rows=11, attempted=10, decoded=9, faces=5, kept=3)
     assert Progress.sum([]) == Progress()
 
 
@@ -116,14 +116,14 @@ def test_without_a_terminal_a_line_is_said_now_and_then(
     screen = Screen()
     screen.start(1000, done)
     assert capfd.readouterr().err == "Continuing: 100 of 1000 URLs are done already.\n"
-    screen.update(Progress(rows=20, decoded=10, kept=3), done)
+    screen.update(Progress(rows=40, attempted=20, decoded=10, kept=3), done)
     assert capfd.readouterr().err == ""
     later = time.monotonic() + 40
     monkeypatch.setattr(terminal.time, "monotonic", lambda: later)
-    screen.update(Progress(rows=20, decoded=10, kept=3), done)
-    screen.update(Progress(rows=21, decoded=10, kept=3), done)
+    screen.update(Progress(rows=40, attempted=20, decoded=10, kept=3), done)
+    screen.update(Progress(rows=41, attempted=20, decoded=10, kept=3), done)
     (line,) = capfd.readouterr().err.splitlines()
-    assert line == "120 of 1000 URLs, 53 faces kept, 0.5 URLs/s, 50% fetched"
+    assert line == "140 of 1000 URLs, 53 faces kept, 1.0 URLs/s, 50% fetched"
 
 
 def test_a_shard_done_twice_is_not_shown_as_more_than_all(

@@ -15,6 +15,7 @@ from facecap.pipeline.plan import shard_specs
 from facecap.schemas.outcomes import Reason, Stage
 from facecap.schemas.shard import InputRange
 from facecap.transforms.read_rows import Columns, read_range, read_shard
+from facecap.transforms.where import check
 
 COLUMNS = Columns(url="url", caption="caption", extra=pa.schema([("license", pa.int64())]))
 
@@ -69,11 +70,11 @@ def test_only_overlapping_row_groups_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", 1000, row_group_size=100)
     intact = Path(path).read_bytes()
     rows = list(read_range(InputRange(path, 350, 20), COLUMNS, 32))
-    assert [r["license"] for r in rows] == list(range(350, 370))
+    assert [r.values["license"] for r in rows] == list(range(350, 370))
     # Ruin the first row group's bytes: nothing may look at them.
     Path(path).write_bytes(intact[:4] + b"\0" * 400 + intact[404:])
-    assert [r["license"] for r in read_range(InputRange(path, 350, 20), COLUMNS, 32)] == [
-        r["license"] for r in rows
+    assert [r.values["license"] for r in read_range(InputRange(path, 350, 20), COLUMNS, 32)] == [
+        r.values["license"] for r in rows
     ]
 
 
@@ -105,7 +106,7 @@ def test_a_column_that_a_file_lacks_is_null(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"url": ["http://h/a"]}), path)
     (row,) = read_range(InputRange(str(path), 0, 1), COLUMNS, 32)
-    assert row == {"url": "http://h/a", "caption": None, "license": None}
+    assert row.values == {"url": "http://h/a", "caption": None, "license": None}
 
 
 def test_a_range_that_cannot_be_read_fails_its_shard_alone(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def read_extra(tmp_path: Path, column: pa.Array, kind: pa.DataType) -> list[obje
     urls = [f"http://h/{n}" for n in range(len(column))]
     pq.write_table(pa.table({"url": urls, "x": column}), path)
     columns = Columns(url="url", extra=pa.schema([("x", kind)]))
-    return [row["x"] for row in read_range(InputRange(str(path), 0, len(urls)), columns, 32)]
+    return [row.values["x"] for row in read_range(InputRange(str(path), 0, len(urls)), columns, 32)]
 
 
 @pytest.mark.parametrize(
@@ -168,3 +169,44 @@ def test_nanoseconds_need_no_pandas(tmp_path: Path) -> None:
 def test_values_are_read_in_the_planned_type(tmp_path: Path) -> None:
     assert read_extra(tmp_path, pa.array([2**53 + 1]), pa.float64()) == [2.0**53]
     assert read_extra(tmp_path, pa.array(["x"], pa.string_view()), pa.string()) == ["x"]
+
+
+def test_rows_that_do_not_satisfy_the_condition_are_dropped(tmp_path: Path) -> None:
+    count = 5000
+    path = tmp_path / "a.parquet"
+    urls = [f"http://h/{n}" for n in range(count)]
+    urls[7] = ""
+    sizes = [n if n % 3 else None for n in range(count)]
+    pq.write_table(pa.table({"url": urls, "size": sizes}), path, row_group_size=3000)
+    extra = pa.schema([("size", pa.int64()), ("late", pa.string())])
+    types = Columns("url", extra=extra).types
+    columns = Columns("url", extra=extra, where=check("size % 2 = 0 OR late = 'x'", types))
+    seen = []
+    for spec in shard_specs([(str(path), count)], count, 2100):
+        for batch in read_shard(spec, columns, 16):
+            assert len(batch) <= 16 and batch.failure is None
+            seen += batch.samples
+    assert [s.row for s in seen] == list(range(count))
+    for row, sample in enumerate(seen):
+        drop = sample.drop and (sample.drop.stage, sample.drop.reason, sample.drop.error)
+        if row == 7:
+            assert drop == (Stage.READ, Reason.MISSING_URL, None)
+        elif row % 3 and row % 2 == 0:
+            assert drop is None
+        else:  # size % 2 = 0 is false or NULL, late = 'x' is NULL
+            assert drop == (Stage.READ, Reason.FILTERED, "NULL")
+    false = Columns("url", extra=extra, where=check("size < 0", types))
+    (batch,) = read_shard(shard_specs([(str(path), 2)], 2, 2)[0], false, 16)
+    assert [s.drop and s.drop.error for s in batch.samples] == ["NULL", None]
+
+
+def test_text_that_is_not_utf8_reaches_no_condition(tmp_path: Path) -> None:
+    raw = pa.array([b"caf\xe9", None, b"tea"], pa.binary())
+    bad = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"url": ["u"] * 3, "x": bad}), path)
+    extra = pa.schema([("x", pa.string())])
+    where = check("upper(x) = 'CAF\ufffd'", {"url": pa.string(), "x": pa.string()})
+    (spec,) = shard_specs([(str(path), 3)], 3, 3)
+    (batch,) = read_shard(spec, Columns("url", extra=extra, where=where), 16)
+    assert [s.drop is None for s in batch.samples] == [True, False, False]

@@ -60,7 +60,8 @@ def test_counts_of_all_threads_reach_the_report(run: worker.Run, tmp_path: Path)
     for thread in threads:
         thread.join()
     worker.stop()
-    expected = {"pid": os.getpid(), "rows": 4000, "decoded": 0, "faces": 2000, "kept": 0}
+    nothing = {"attempted": 0, "decoded": 0, "kept": 0}
+    expected = {"pid": os.getpid(), "rows": 4000, "faces": 2000, **nothing}
     assert worker.read_reports(tmp_path) == [expected]
 
 
