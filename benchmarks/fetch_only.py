@@ -3,7 +3,7 @@
 Every body goes to its shard's tar as if it were the crop of the one face of its image, so that
 all of WriteShard (spool, sorted tar, metadata, ledger, hashes, commit) is paid for.
 
-    python benchmarks/fetch_only.py LIST.parquet OUTPUT --workers 2
+    python -m benchmarks.fetch_only LIST.parquet OUTPUT --workers 2
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from facecap.pipeline.local import local_options, run_locally
-from facecap.pipeline.plan import make_plan, read_footers
+from facecap.pipeline.plan import Plan, make_plan, read_footers
 from facecap.pipeline.settings import Settings
 from facecap.schemas.sample import Crop, Face, ImageInfo, Sample, SampleBatch
 from facecap.transforms import coders as _coders  # noqa: F401 - registers SampleBatch's coder
@@ -33,14 +32,14 @@ from facecap.transforms.download import Download, DownloadOptions
 from facecap.transforms.read_rows import BATCH_SIZE, ReadRows
 from facecap.transforms.store import Store
 from facecap.transforms.worker import Run
-from facecap.transforms.write_shard import WriteConfig, WriteShard
+from facecap.transforms.write_shard import ShardResult, WriteConfig, WriteShard
 
-FIRST_ROW = "first-row"
+CLOCK = "clock-"
 
 
 class Result(TypedDict):
     """`seconds` from the first row read to the last commit, `start_up` before it; `images` are
-    the bodies written, `cpu` the user and system seconds of this process and its workers."""
+    the bodies written; `cpu` the user and system seconds of the workers in that time."""
 
     seconds: float
     start_up: float
@@ -49,18 +48,31 @@ class Result(TypedDict):
     cpu: float
 
 
+_first_row: tuple[float, float] | None = None
+"""Seconds since the epoch and CPU seconds of this process when its first row came by."""
+
+
 class MarkFirstRow(beam.DoFn):
-    """Notes when the first row of each process came by."""
+    def process(self, batch: SampleBatch) -> Iterator[SampleBatch]:
+        global _first_row
+        if _first_row is None:
+            _first_row = (time.time(), time.process_time())
+        yield batch
+
+
+class MarkCommit(beam.DoFn):
+    """Keeps a file per process: its first row, its last commit, the CPU seconds in between."""
 
     def __init__(self, output: str) -> None:
         self._output = output
-        self._noted = False
 
-    def process(self, batch: SampleBatch) -> Iterator[SampleBatch]:
-        if not self._noted:
-            self._noted = True
-            Path(self._output, f"{FIRST_ROW}-{os.getpid()}").write_text(repr(time.time()))
-        yield batch
+    def process(self, result: ShardResult) -> Iterator[ShardResult]:
+        assert _first_row is not None
+        now, cpu = time.time(), time.process_time() - _first_row[1]
+        Path(self._output, f"{CLOCK}{os.getpid()}").write_text(
+            json.dumps([_first_row[0], now, cpu])
+        )
+        yield result
 
 
 def bodies_as_faces(batch: SampleBatch) -> SampleBatch:
@@ -97,13 +109,11 @@ def run(list_path: str | Path, output: str | Path, workers: int) -> Result:
     """
     store = Store(Path(output).resolve())
     store.root.mkdir(parents=True)
-    settings = Settings(
-        download=DownloadOptions(
-            allow_private_hosts=_hosts(list_path),
-            per_host=DownloadOptions().concurrency,
-        )
-    )
+    settings = Settings()
     plan = make_plan(read_footers([str(list_path)]), settings.input, str(list_path), None, None)
+    download = DownloadOptions(
+        allow_private_hosts=_hosts(plan), per_host=settings.download.concurrency
+    )
     write = WriteConfig(str(store.root), "fetch-only", plan.extra, "{}", 0, settings.decode)
 
     def add_graph(pipeline: beam.Pipeline, run: Run) -> beam.PCollection:
@@ -112,24 +122,24 @@ def run(list_path: str | Path, output: str | Path, workers: int) -> Result:
             | "Shards" >> beam.Create(plan.specs())
             | "Spread" >> beam.Reshuffle()
             | "ReadRows" >> ReadRows(str(store.root), plan.columns, run)
-            | "MarkFirstRow"
-            >> beam.ParDo(MarkFirstRow(str(store.root))).with_output_types(SampleBatch)
-            | "Download" >> Download(settings.download, BATCH_SIZE)
+            | "MarkFirstRow" >> beam.ParDo(MarkFirstRow()).with_output_types(SampleBatch)
+            | "Download" >> Download(download, BATCH_SIZE)
             | "BodiesAsFaces" >> beam.Map(bodies_as_faces).with_output_types(SampleBatch)
             | "WriteShard" >> WriteShard(write)
+            | "MarkCommit" >> beam.ParDo(MarkCommit(str(store.root)))
             | "Statistics" >> beam.combiners.ToList()
             | "Check" >> beam.Map(partial(_write_summary, str(store.root)))
         )
 
     # Workers unpickle this module's functions by name.
-    here = str(Path(__file__).resolve().parent)
+    root = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(
-        [here, str(Path(here).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     )
-    before, started = _cpu(), time.time()
+    started = time.time()
     run_locally(add_graph, local_options(workers, []), store, frozenset(), 0.0, lambda _: None)
-    first = min(float(p.read_text()) for p in store.root.glob(f"{FIRST_ROW}-*"))
-    last = max(p.stat().st_mtime for p in store.path("commits").glob("*.json"))
+    clocks = [json.loads(path.read_text()) for path in store.root.glob(f"{CLOCK}*")]
+    first, last = min(c[0] for c in clocks), max(c[1] for c in clocks)
     summary = json.loads(store.read("summary.json"))
     if summary["errors"] or summary["rows"] != plan.rows:
         raise RuntimeError(f"not all rows were committed: {summary} of {plan.rows}")
@@ -138,7 +148,7 @@ def run(list_path: str | Path, output: str | Path, workers: int) -> Result:
         start_up=first - started,
         images=summary["images"],
         rows=summary["rows"],
-        cpu=_cpu() - before,
+        cpu=sum(c[2] for c in clocks),
     )
 
 
@@ -151,15 +161,9 @@ def _write_summary(output: str, results: list) -> None:
     Store(output).replace("summary.json", json.dumps(summary).encode())
 
 
-def _hosts(list_path: str | Path) -> tuple[str, ...]:
-    urls = pq.read_table(list_path, columns=["url"])["url"].to_pylist()
-    return tuple(sorted({urlsplit(url).netloc for url in urls}))
-
-
-def _cpu() -> float:
-    """User and system seconds of this process and of the children it has waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)
+def _hosts(plan: Plan) -> tuple[str, ...]:
+    tables = (pq.read_table(file.path, columns=[plan.columns.url]) for file in plan.files)
+    return tuple(sorted({urlsplit(url).netloc for t in tables for url in t[0].to_pylist()}))
 
 
 def main() -> None:
@@ -169,8 +173,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     result = run(args.list, args.output, args.workers)
-    print(json.dumps({**result, "images_per_second": round(result["images"] / result["seconds"])}))
+    rate, cost = result["images"] / result["seconds"], 1000 * result["cpu"] / result["images"]
+    print(json.dumps(result))
+    print(f"{rate:.0f} images/s, {cost:.2f} CPU seconds of the workers per 1,000 images")
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks import fetch_only  # under its own name, for the workers
+
+    fetch_only.main()
