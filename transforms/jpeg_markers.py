@@ -32,7 +32,7 @@ def too_many_scans(body: bytes) -> bool:
         return False
     # Metadata and what follows the image (further images, a film) can hold these bytes, too.
     scans = 0
-    for marker, _ in _segments(body):
+    for marker, _ in _segments(body, garbage=True):
         scans += marker == _SCAN
         if marker == _END or scans > _MAX_SCANS:
             break
@@ -41,7 +41,7 @@ def too_many_scans(body: bytes) -> bool:
 
 def unsupported(body: bytes) -> str | None:
     """The kind of a sound JPEG that Pillow does not decode, by its frame header (T.81, B.2.2)."""
-    for marker, frame in _segments(body):
+    for marker, frame in _segments(body, garbage=False):
         if marker in (_SCAN, _END):
             return None
         if marker in _FRAMES and len(frame) == 8:
@@ -53,10 +53,12 @@ def unsupported(body: bytes) -> str | None:
     return None
 
 
-def _segments(body: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each marker with the first 8 bytes of its segment, two of length among them."""
-    at = 0
-    while marker := _MARKER.search(body, at):
-        start = marker[1][0], body[marker.end() : marker.end() + 8]
-        yield start
-        at = marker.end() + int.from_bytes(start[1][:2], "big")
+def _segments(body: bytes, *, garbage: bool) -> Iterator[tuple[int, bytes]]:
+    """Each marker with the first 8 bytes of its segment, two of length among them. To the first
+    bytes that are no marker, or over `garbage`, as libjpeg does."""
+    find = _MARKER.search if garbage else _MARKER.match
+    at = 2
+    while marker := find(body, at):
+        start = body[marker.end() : marker.end() + 8]
+        yield marker[1][0], start
+        at = marker.end() + int.from_bytes(start[:2], "big")
