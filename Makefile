@@ -10,7 +10,7 @@ PEERS := benchmarks/.venv-peers
 PEERS_READY := $(PEERS)/.ready
 
 # FACECAP_TEST_DATA and FACECAP_TEST_MODELS name folders with the optional test images and models.
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench fuzz clean
 
 demo: $(DEMO_READY)
 	$(BIN)/facecap models fetch mtcnn
@@ -23,6 +23,18 @@ test: $(TEST_READY) lint
 test-all: $(TEST_READY) lint
 	$(BIN)/facecap models fetch mtcnn
 	$(BIN)/python -m pytest -n 2 -m "long or not long"
+
+# Coverage-guided fuzzing of the decoding (or of headers), from the kept corpus on:
+# `make fuzz FUZZ_SECONDS=3600 FUZZ_TARGET=headers`. A failing input stays in build/fuzz.
+FUZZ_TARGET ?= decode
+FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 0
+fuzz: $(TEST_READY)
+	mkdir -p build/fuzz/$(FUZZ_TARGET)
+	$(BIN)/python -m tests.fuzz.fuzz $(FUZZ_TARGET) -max_total_time=$(FUZZ_SECONDS) \
+		-seed=$(FUZZ_SEED) -timeout=60 -rss_limit_mb=1500 -max_len=16000 -print_final_stats=1 \
+		-dict=tests/fuzz/$(FUZZ_TARGET).dict -artifact_prefix=build/fuzz/ \
+		build/fuzz/$(FUZZ_TARGET) tests/fuzz/corpus/$(FUZZ_TARGET)
 
 lint: $(TEST_READY)
 	$(BIN)/ruff check .
