@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from facecap.transforms.detectors.detections import Detections, Detector
 from facecap.transforms.detectors.mtcnn import Mtcnn
 from facecap.transforms.detectors.scrfd import Scrfd
+from facecap.transforms.detectors.yunet import YuNet
 
 __all__ = ["DETECTORS", "Detections", "Detector", "DetectorType"]
 
@@ -27,4 +28,5 @@ DETECTORS: dict[str, DetectorType] = {
     "scrfd-10g": DetectorType(Scrfd, min_face=32, min_score=0.65),
     "scrfd-2.5g": DetectorType(Scrfd, min_face=32, min_score=0.65),
     "scrfd-500m": DetectorType(Scrfd, min_face=32, min_score=0.65),
+    "yunet": DetectorType(YuNet, min_face=32, min_score=0.7),
 }

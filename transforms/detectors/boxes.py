@@ -33,10 +33,12 @@ def nms(
     MAX_BOXES are dropped, too.
     """
     order = np.argsort(-scores, kind="stable")[:MAX_BOXES]
-    left = boxes[order]
+    if len(order) <= 1:
+        return order
+    sides = boxes[order].T
     kept = []
     if len(order) <= _MATRIX_LIMIT:
-        matrix = _overlap(left[:, None], left[None], pixel, over) > threshold
+        matrix = _overlapping(sides[:, :, None], sides[:, None], threshold, pixel, over)
         alive = np.ones(len(order), bool)
         for i in range(len(order)):
             if alive[i]:
@@ -45,23 +47,24 @@ def nms(
     else:
         while len(order):
             kept.append(order[0])
-            alive = _overlap(left[0], left, pixel, over) <= threshold
+            alive = ~_overlapping(sides[:, :1], sides, threshold, pixel, over)
             alive[0] = False
-            order, left = order[alive], left[alive]
+            order, sides = order[alive], sides[:, alive]
     return np.array(kept, np.intp)
 
 
-def _overlap(a: Boxes, b: Boxes, pixel: float, over: str) -> npt.NDArray[np.float32]:
-    corner = np.maximum(a[..., :2], b[..., :2])
-    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - corner + np.float32(pixel), 0)
-    shared = sides[..., 0] * sides[..., 1]
-    area_a, area_b = area(a, pixel), area(b, pixel)
+def _overlapping(
+    a: Boxes, b: Boxes, threshold: float, pixel: float, over: str
+) -> npt.NDArray[np.bool_]:
+    """Whether boxes overlap by more than `threshold`; x0, y0, x1, y1 lie along the first axis."""
+    width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]) + np.float32(pixel)
+    height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]) + np.float32(pixel)
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    area_a, area_b = (_area(sides, pixel) for sides in (a, b))
     whole = np.minimum(area_a, area_b) if over == "smaller" else area_a + area_b - shared
     # A box without area overlaps nothing; regression can produce one.
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    return (shared > np.float32(threshold) * whole) & (whole > 0)
 
 
-def area(boxes: Boxes, pixel: float = 0.0) -> npt.NDArray[np.float32]:
-    """Areas in square pixels, of the last axis."""
-    sides = boxes[..., 2:] - boxes[..., :2] + np.float32(pixel)
-    return sides[..., 0] * sides[..., 1]
+def _area(sides: Boxes, pixel: float) -> npt.NDArray[np.float32]:
+    return (sides[2] - sides[0] + np.float32(pixel)) * (sides[3] - sides[1] + np.float32(pixel))

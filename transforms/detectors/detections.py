@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,8 +31,31 @@ class Detections:
             np.zeros((0, 5, 2), np.float32),
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Detections]) -> Detections:
+        """The faces of all parts, in their order."""
+        if not parts:
+            return cls.none()
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.landmarks for part in parts]),
+        )
+
     def __len__(self) -> int:
         return len(self.scores)
+
+    def take(self, chosen: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Detections:
+        """The faces at these indices, or where `chosen` is true."""
+        return Detections(self.boxes[chosen], self.scores[chosen], self.landmarks[chosen])
+
+    def moved(self, x: float, y: float) -> Detections:
+        """The same faces, that many pixels to the right and down."""
+        shift = np.array([x, y], np.float32)
+        boxes = self.boxes + np.concatenate([shift, shift])
+        return Detections(boxes, self.scores, self.landmarks + shift)
 
 
 class Detector(Protocol):

@@ -1,11 +1,12 @@
 """Compares a detector with what its peer found on the same pixels."""
 
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from facecap.transforms.detectors import Detector
+from facecap.transforms.detectors import Detections, Detector
 
 
 @dataclass
@@ -16,7 +17,7 @@ class Agreement:
     alike: int = 0
     extra: int = 0
 
-    def add(self, found, expected) -> None:
+    def add(self, found: Detections, expected: dict) -> None:
         theirs = np.array(expected["boxes"], np.float64).reshape(-1, 4)
         self.faces += len(theirs)
         free = set(range(len(found)))
@@ -32,7 +33,7 @@ class Agreement:
                     self.alike += 1
                     free.remove(i)
                     break
-        self.extra += max(0, len(found) - len(theirs))
+        self.extra += len(free)
 
 
 def iou(a, b) -> float:
@@ -41,9 +42,15 @@ def iou(a, b) -> float:
     return w * h / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h)
 
 
-def compare(detector: Detector, images: dict[str, np.ndarray], record: dict) -> Agreement:
+def compare(
+    detector: Detector,
+    images: Iterable[tuple[str, np.ndarray]],
+    record: dict,
+    given: Callable[[np.ndarray], np.ndarray],
+) -> Agreement:
+    """`given` makes of the recorded pixels what the peer was given."""
     agreement = Agreement()
-    for name, rgb in images.items():
-        assert hashlib.sha256(rgb.tobytes()).hexdigest() == record[name]["sha256"], name
-        agreement.add(detector.detect(rgb), record[name])
+    for name, rgb in images:
+        assert hashlib.sha256(rgb).hexdigest() == record[name]["sha256"], name
+        agreement.add(detector.detect(given(rgb)), record[name])
     return agreement

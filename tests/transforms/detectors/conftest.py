@@ -1,10 +1,21 @@
-import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage
 
-from tests.oracles.record import SUFFIXES, load
+from facecap.transforms import models
+from facecap.transforms.detectors import DETECTORS, Detector
+
+ASTRONAUT = Path(skimage.__file__).parent / "data" / "astronaut.png"
+
+FILES = {
+    "scrfd-500m": "scrfd/scrfd_500m_bnkps.onnx",
+    "scrfd-2.5g": "scrfd/scrfd_2.5g.onnx",
+    "yunet": "yunet/yunet_n_dynamic.onnx",
+}
+"""In the folder of optional test models; MTCNN is fetched."""
 
 SHAPES = {
     "pnet": {"conv1": (10, 3, 3, 3), "conv2": (16, 10, 3, 3), "conv3": (32, 16, 3, 3),
@@ -34,16 +45,15 @@ def mtcnn_weights_made() -> dict[str, dict[str, np.ndarray]]:
     return made
 
 
-def recorded(name: str) -> dict[str, dict]:
-    """What a peer found, by image name (see tests/oracles/record.py)."""
-    return json.loads((Path(__file__).parents[2] / "oracles" / name).read_text())
-
-
-def oracle_image(photos: Path | None, name: str) -> np.ndarray | None:
-    """The array that the peer was given; None where the photographs are not there."""
-    import skimage
-
-    assert Path(name).suffix.lower() in SUFFIXES
-    if name == "astronaut.png":
-        return load(Path(skimage.__file__).parent / "data" / name)
-    return None if photos is None else load(photos / name)
+def load_detector(name: str, min_face: int) -> Detector:
+    """Any of the detectors, or the test is skipped where its file is not there."""
+    path = None
+    if name in FILES:
+        folder = os.environ.get("FACECAP_TEST_MODELS")
+        if not folder:
+            pytest.skip("FACECAP_TEST_MODELS is not set")
+        path = str(Path(folder, FILES[name]))
+    try:
+        return DETECTORS[name].detector(models.locate(name, path), "cpu", min_face)
+    except models.ModelError as error:
+        pytest.skip(str(error))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facecap.transforms.detectors import boxes
-from facecap.transforms.detectors.boxes import area, nms
+from facecap.transforms.detectors.boxes import nms
 
 
 def make(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,8 +65,3 @@ def test_ties_keep_the_first():
 def test_boxes_without_area_suppress_nothing():
     found = np.array([[5, 5, 5, 5], [5, 5, 5, 5]], np.float32)
     assert len(nms(found, np.array([0.5, 0.6], np.float32), 0.5)) == 2
-
-
-@pytest.mark.parametrize(("pixel", "expected"), [(0, 6), (1, 12)])
-def test_area(pixel, expected):
-    assert area(np.array([[1, 1, 3, 4]], np.float32), pixel).tolist() == [expected]
