@@ -101,9 +101,14 @@ def build_command(
 
     from facecap.pipeline.build import BuildRequest, build
     from facecap.pipeline.terminal import Screen
+    from facecap.transforms.store import DiskFailed, disk_errors
 
     request = BuildRequest(input, output, settings, limit, context.args)
-    raise typer.Exit(build(request, Screen(quiet=quiet)))
+    try:
+        with disk_errors(output):
+            raise typer.Exit(build(request, Screen(quiet=quiet)))
+    except DiskFailed as failed:
+        raise BuildFailed(str(failed)) from None
 
 
 @app.command("verify")

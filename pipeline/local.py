@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -22,13 +22,14 @@ from facecap.pipeline.errors import BuildFailed, UsageError
 from facecap.pipeline.output import LOGS, PROGRESS
 from facecap.pipeline.terminal import Progress
 from facecap.transforms import worker
-from facecap.transforms.store import Store
+from facecap.transforms.store import DiskFailed, Store
 
 ATTEMPTED_BEFORE_JUDGING = 2_000
 """`build.min_success_rate` is looked at only after this many rows."""
 
 _POLL_S = 0.25
 _LOST_WORKER_GRACE_S = 10.0
+_LOG_GRACE_S = 1.0
 
 AddGraph = Callable[[beam.Pipeline, worker.Run], object]
 
@@ -58,7 +59,11 @@ def run_locally(
         run = worker.Run(str(folder), str(store.root), os.getpid(), crashed_rows)
         graph = _GraphThread(add_graph, options, run)
         watch = _Watch(folder)
-        with _one_interrupt(), _stderr_to(store.path(LOGS) / f"{folder.name}.log"):
+        with (
+            _one_interrupt(),
+            watch.dead_subprocesses(),
+            _stderr_to(store.path(LOGS) / f"{folder.name}.log"),
+        ):
             graph.start()
             try:
                 while graph.is_alive():
@@ -72,7 +77,7 @@ def run_locally(
                 raise Interrupted from None
         show(watch.look())
     if graph.error is not None:
-        raise BuildFailed(f"{type(graph.error).__name__}: {_last_line(graph.error)}")
+        raise BuildFailed(_in_words(graph.error))
 
 
 def too_low(attempted: int, succeeded: int, minimum: float) -> str | None:
@@ -144,6 +149,23 @@ class _Watch:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lost_since: float | None = None
+        self._died = False
+
+    @contextlib.contextmanager
+    def dead_subprocesses(self) -> Iterator[None]:
+        """Notice workers that die before they report. Beam itself would wait for them for ever:
+        all that it does is to raise in the thread that waits for the process."""
+        before = threading.excepthook
+
+        def hook(failed: threading.ExceptHookArgs) -> None:
+            self._died |= failed.thread is not None and failed.thread.name == "run_worker"
+            before(failed)
+
+        threading.excepthook = hook
+        try:
+            yield
+        finally:
+            threading.excepthook = before
 
     def look(self) -> Progress:
         """The sum over all workers of this run. Raises BuildFailed when one died."""
@@ -154,7 +176,7 @@ class _Watch:
                 f"a worker crashed in native code{rows and f' at row {rows}'}; give the same "
                 "command to continue: a row that crashes twice is left out as decode_crashed"
             )
-        if all(_is_running(int(r["pid"])) for r in reports):
+        if not self._died and all(_is_running(int(r["pid"])) for r in reports):
             self._lost_since = None
         else:
             self._lost_since = self._lost_since or time.monotonic()
@@ -215,9 +237,15 @@ def _stderr_to(path: Path) -> Iterator[None]:
     """Send this process's and its workers' standard error to a file: Beam's own messages
     would drown the progress bar."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    log = path.open("ab", buffering=0)
     kept = os.dup(2)
-    with path.open("ab") as log:
-        os.dup2(log.fileno(), 2)
+    # Through a pipe: where writing to standard error fails, as to a file on a full disk, Beam
+    # never tells what went wrong, and the build would wait for ever.
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    copier = threading.Thread(target=_copy, args=(reading, log), name="facecap-log", daemon=True)
+    copier.start()
     stays = False
     try:
         yield
@@ -227,10 +255,24 @@ def _stderr_to(path: Path) -> Iterator[None]:
     finally:
         if not stays:
             os.dup2(kept, 2)
+            copier.join(_LOG_GRACE_S)
         os.close(kept)
 
 
-def _last_line(error: BaseException) -> str:
-    """The line of a Beam traceback that says what happened."""
+def _copy(reading: int, log: IO[bytes]) -> None:
+    with log, open(reading, "rb", buffering=0) as pipe:
+        while data := pipe.read(1 << 16):
+            with contextlib.suppress(OSError):
+                log.write(data)
+
+
+def _in_words(error: BaseException) -> str:
+    """What the graph failed for: the line of a Beam traceback that says what happened."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no message"
+    last = lines[-1].strip() if lines else "no message"
+    for line in [f"{type(error).__name__}: {last}", *lines]:
+        # Under its type's name, with the step appended, as the runner hands exceptions on.
+        _, found, message = line.partition(f"{DiskFailed.__name__}: ")
+        if found:
+            return message.partition(" [while running")[0]
+    return f"{type(error).__name__}: {last}"

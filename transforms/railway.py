@@ -3,8 +3,10 @@ expected conditions become typed drops, and a defect never passes for a bad imag
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +20,12 @@ log = logging.getLogger("facecap")
 CODE_ERRORS = (ImportError, AttributeError, NameError, TypeError)
 """Exceptions that mean broken code or a broken dependency, never a bad image: they fail the
 shard at once instead of becoming ten thousand bad images."""
+
+MACHINE_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+"""What a full disk or a lack of memory or of file descriptors raises: this machine's fault, which
+fails the shard, too. Pillow's own OSErrors, for bad images, have no errno."""
 
 _logged: set[str] = set()
 
@@ -63,9 +71,17 @@ def settle(
         return replace(sample, drop=dropped.drop), None
     except CODE_ERRORS as defect:
         return sample, f"{stage}: {describe_defect(defect, sample)}"
+    except OSError as error:
+        if error.errno in MACHINE_ERRORS:
+            return sample, f"{stage}: {os.strerror(error.errno)}"
+        return _internal_error(sample, stage, error), None
     except Exception as defect:  # noqa: BLE001 - the one place that turns defects into rows
-        error = describe_defect(defect, sample)
-        return replace(sample, drop=Drop(stage, Reason.INTERNAL_ERROR, error)), None
+        return _internal_error(sample, stage, defect), None
+
+
+def _internal_error(sample: Sample, stage: Stage, defect: Exception) -> Sample:
+    error = describe_defect(defect, sample)
+    return replace(sample, drop=Drop(stage, Reason.INTERNAL_ERROR, error))
 
 
 def describe_defect(defect: BaseException, sample: Sample) -> str:

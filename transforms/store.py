@@ -7,20 +7,84 @@ all. Another kind of storage is another class with these methods.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
 from facecap.schemas.commit import FileEntry
 
+_ROOM, _RIGHT = "make room there", "make it writable"
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "allow larger files there",
+    errno.EROFS: _RIGHT,
+    errno.EACCES: _RIGHT,
+    errno.EPERM: _RIGHT,
+    errno.EIO: "look after that disk",
+}
+WRITING_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Those that reading never raises."""
+
+
+class DiskFailed(Exception):
+    """A folder that must be written cannot be: it ends the build, and is never a row's fault."""
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path, among: Collection[int] = tuple(_REMEDIES)) -> Iterator[None]:
+    """Turns what a full, read-only or failing disk raises into DiskFailed, in words for the
+    person who has to mend it. Other errors, and other numbers than those `among`, pass."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None or error.errno not in among:
+            raise
+        reason = os.strerror(error.errno or 0)
+        raise DiskFailed(
+            f"{folder}: {reason}; {remedy} and give the same command to continue"
+        ) from error
+
+
+class Spool:
+    """A nameless temporary file that is gone with the process, however it ends."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self._root = root
+        with disk_errors(root):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - `close` closes it
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int) -> None:
+        with disk_errors(self._root):
+            self._file.seek(offset)
+
+    def read(self, size: int) -> bytes:
+        with disk_errors(self._root):
+            return self._file.read(size)
+
+    def write(self, data: bytes) -> None:
+        with disk_errors(self._root):
+            self._file.write(data)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what did not fit is of no use any more
+            self._file.close()
+
 
 class Store:
-    """A local output folder; names are relative paths with forward slashes."""
+    """A local output folder; names are relative paths with forward slashes. What writes raises
+    DiskFailed when the disk is full, read-only or failing."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -39,33 +103,36 @@ class Store:
         """Create `name` with `data` unless it exists: atomic against any other creator, and
         never half-written. Returns whether this call created it."""
         target = self.path(name)
-        temporary = self._write_aside(target, data)
-        try:
-            os.link(temporary, target)  # link(2) fails when the target exists: NFS-safe, too
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
-        _sync_folder(target.parent)
+        with disk_errors(self.root):
+            temporary = self._write_aside(target, data)
+            try:
+                os.link(temporary, target)  # link(2) fails when the target exists: NFS-safe, too
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink()
+            _sync_folder(target.parent)
         return True
 
     def replace(self, name: str, data: bytes) -> None:
         """Write `name`, whole or not at all."""
         target = self.path(name)
-        self._write_aside(target, data).replace(target)
+        with disk_errors(self.root):
+            self._write_aside(target, data).replace(target)
 
     def move(self, source: str, target: str) -> bool:
         """Rename; False when `source` is gone (another process moved it first)."""
-        self.path(target).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.path(source).replace(self.path(target))
-        except FileNotFoundError:
-            return False
+        with disk_errors(self.root):
+            self.path(target).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path(source).replace(self.path(target))
+            except FileNotFoundError:
+                return False
         return True
 
     def remove_tree(self, name: str) -> None:
         """Remove a folder and all in it; nothing happens when it is gone."""
-        with contextlib.suppress(FileNotFoundError):
+        with disk_errors(self.root), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.path(name))
 
     def list(self, folder: str) -> list[str]:
@@ -79,17 +146,16 @@ class Store:
     def write(self, name: str) -> Iterator[IO[bytes]]:
         """Open a new file for writing; on leaving it is on the disk, not only in its cache."""
         path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        with disk_errors(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
 
-    def spool(self) -> IO[bytes]:
-        """A nameless temporary file on the same disk: gone with the process, however it ends."""
-        folder = self.path("_attempts")
-        folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile(dir=folder)
+    def spool(self) -> Spool:
+        """A temporary file on the same disk."""
+        return Spool(self.root, self.path("_attempts"))
 
     def entry(self, name: str, final_name: str) -> FileEntry:
         """Size and sha256 of the file `name`, to be known as `final_name`."""
@@ -101,10 +167,14 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Hidden, so that no reader's glob takes a leftover of a killed process for a file.
         temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)  # half of it would only take the room
+            raise
         return temporary
 
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from facecap.transforms.store import disk_errors
+
 RUN_LOCK = "alive"
 _NO_ROW = -1
 _SLOTS = 64
@@ -102,8 +104,10 @@ class Worker:
         try:
             temporary.write_text(data)
             temporary.replace(self.folder / f"{os.getpid()}.json")
-        except FileNotFoundError:
-            return  # the launcher has ended and taken the folder with it
+        except OSError:
+            # The launcher has ended and taken the folder with it, or the disk is full: then the
+            # next shard says so, and this thread must live to end the process with the launcher.
+            temporary.unlink(missing_ok=True)
 
 
 _worker: Worker | None = None
@@ -118,7 +122,8 @@ def start(run: Run) -> None:
     with _start_lock:
         folder = Path(run.folder)
         if _worker is None or _worker.folder != folder:
-            _worker = Worker(run, folder)
+            with disk_errors(Path(run.output)):
+                _worker = Worker(run, folder)
 
 
 def stop() -> None:
@@ -192,6 +197,8 @@ def read_reports(folder: Path) -> list[dict[str, int]]:
 
 
 def _sized_file(path: Path, size: int) -> IO[bytes]:
+    """Of zeros that are there: in a hole, a full disk would be SIGBUS when it is written to."""
     file = path.open("w+b")
-    file.truncate(size)
+    file.write(bytes(size))
+    file.flush()
     return file
