@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from facecap.pipeline import terminal
+from facecap.pipeline import laion_face, terminal
 from facecap.pipeline.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -91,6 +91,8 @@ def build(request: BuildRequest, screen: terminal.Screen) -> int:
     with shared_lock_and_cleaning(store) as crashed_rows:
         plan, build_file = _prepare(request, settings, models, store)
         claim(store, build_file)
+        if ids := build_file.input.get("sample_ids"):
+            screen.say(str(laion_face.IdList(**ids)))
         screens = lists.stage(store, settings.input.hash_column)
         records = read_records(store, build_file)
         done = Counts.total(r.counts for r in records.values())
@@ -142,6 +144,9 @@ def _plan_lists(
         source.path if source.format == "parquet" else stage(source, store.root, settings.input)
         for source in sources
     ]
+    ids = None
+    if settings.input.sample_ids is not None:
+        paths, ids = laion_face.join(sources, paths, store.root, settings.input)
     plan = make_plan(
         read_footers(paths),
         settings.input,
@@ -149,7 +154,8 @@ def _plan_lists(
         request.limit,
         settings.build.rows_per_shard,
     )
-    return plan, describe_sources(sources, plan, request.limit)
+    described = describe_sources(sources, plan, request.limit)
+    return plan, described | ({"sample_ids": asdict(ids)} if ids else {})
 
 
 def _next_step(crashes: int) -> str:

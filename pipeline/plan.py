@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facecap.pipeline.errors import UsageError
+from facecap.pipeline.tar_input import only_tars
 from facecap.schemas.shard import InputRange, ShardSpec
 from facecap.schemas.tables import stored_type
 from facecap.transforms.read_rows import Columns, InputOptions, cast
@@ -37,6 +38,7 @@ _TEXT = {".csv": "csv", ".tsv": "tsv", ".txt": "txt", ".json": "json", ".jsonl":
 _TEXT[".ndjson"] = "jsonl"
 FORMATS = {
     ".parquet": "parquet",
+    ".tar": "tar",
     **_TEXT,
     **{f"{suffix}.gz": kind for suffix, kind in _TEXT.items()},
 }
@@ -91,35 +93,44 @@ def find_sources(location: str) -> list[SourceFile]:
 
     Raises UsageError when nothing readable is there.
     """
+    files = list_files(location, "--input", FORMATS)
+    if not files:
+        raise UsageError(f"--input {location}: holds no {', '.join(sorted(FORMATS))} file")
+    files = only_tars(files, location)
+    _refuse_notes(files, location)
+    return files
+
+
+def list_files(location: str, setting: str, formats: Mapping[str, str]) -> list[SourceFile]:
+    """The files of `formats` (end of the name -> format) below a path, folder or glob, sorted by
+    path. Raises UsageError that begins with `setting`."""
     try:
         fs, path = fsspec.core.url_to_fs(location)
         # A file may well be named `urls [v2].csv`: only what is not there is a pattern.
         if any(c in path for c in "*?[") and not fs.exists(path):
             found: dict[str, dict[str, Any]] = {}
             for name, info in fs.glob(path, detail=True).items():
-                found.update({name: info} if info["type"] == "file" else _files_below(fs, name))
+                is_file = info["type"] == "file"
+                found.update({name: info} if is_file else _files_below(fs, name, formats))
         elif fs.isdir(path):
-            found = _files_below(fs, path)
+            found = _files_below(fs, path, formats)
         else:
             found = {path: fs.info(path)}
     except FileNotFoundError:
-        raise UsageError(f"--input {location}: no such file or folder") from None
+        raise UsageError(f"{setting} {location}: no such file or folder") from None
     except (OSError, ValueError, ImportError) as error:
-        raise UsageError(f"--input {location}: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{setting} {location}: {' '.join(str(error).split())}") from None
     files = []
     for name, info in sorted(found.items()):
         if info["type"] != "file":
             continue
-        kind = _format(name)
+        kind = _format(name, formats)
         if kind is None:
-            known = ", ".join(sorted(FORMATS))
-            raise UsageError(f"--input {name}: unknown format; the name must end in {known}")
+            known = ", ".join(sorted(formats))
+            raise UsageError(f"{setting} {name}: unknown format; the name must end in {known}")
         if info["size"] == 0:
-            raise UsageError(f"--input {name}: the file is empty; complete it, or take it away")
+            raise UsageError(f"{setting} {name}: the file is empty; complete it, or take it away")
         files.append(SourceFile(fs.unstrip_protocol(name), kind, int(info["size"])))
-    if not files:
-        raise UsageError(f"--input {location}: holds no {', '.join(sorted(FORMATS))} file")
-    _refuse_notes(files, location)
     return files
 
 
@@ -135,16 +146,18 @@ def _refuse_notes(files: Sequence[SourceFile], location: str) -> None:
         )
 
 
-def _files_below(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
+def _files_below(
+    fs: fsspec.AbstractFileSystem, folder: str, formats: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
     return {
         name: info
         for name, info in fs.find(folder, detail=True).items()
-        if _format(name) and not _is_hidden(name.removeprefix(folder))
+        if _format(name, formats) and not _is_hidden(name.removeprefix(folder))
     }
 
 
-def _format(name: str) -> str | None:
-    return next((kind for suffix, kind in FORMATS.items() if name.lower().endswith(suffix)), None)
+def _format(name: str, formats: Mapping[str, str]) -> str | None:
+    return next((kind for suffix, kind in formats.items() if name.lower().endswith(suffix)), None)
 
 
 def _is_hidden(name: str) -> bool:

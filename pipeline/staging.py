@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import re
@@ -31,7 +30,6 @@ from facecap.pipeline.text_stream import (
 )
 from facecap.schemas.tables import replace_leaves
 from facecap.transforms.read_rows import InputOptions
-from facecap.transforms.store import WRITING_ERRORS, disk_errors
 
 
 def stage(source: SourceFile, output: Path, options: InputOptions) -> str:
@@ -64,15 +62,13 @@ def state_hash(source: SourceFile, *more: str) -> str:
 @contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
     """A path to write to that becomes `target` when all went well, and goes when not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex}")
     try:
-        with disk_errors(target.parent, WRITING_ERRORS):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            temporary.replace(target)
+        yield temporary
+        temporary.replace(target)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def _explain(error: Exception) -> str:
@@ -87,14 +83,19 @@ def _explain(error: Exception) -> str:
 
 def _copy(source: SourceFile, target: Path, options: InputOptions) -> None:
     with (
-        _READERS[source.format](source, options) as (schema, batches),
+        open_tables(source, options) as (schema, batches),
         pq.ParquetWriter(target, schema, compression="zstd") as writer,
     ):
         for batch in batches:
             writer.write(batch)
 
 
-_Tables = tuple[pa.Schema, Iterable[pa.RecordBatch | pa.Table]]
+Tables = tuple[pa.Schema, Iterable[pa.RecordBatch | pa.Table]]
+
+
+def open_tables(source: SourceFile, options: InputOptions) -> AbstractContextManager[Tables]:
+    """The schema of a text list and its rows in blocks."""
+    return _READERS[source.format](source, options)
 
 
 def _open(source: SourceFile) -> AbstractContextManager[io.BufferedReader]:
@@ -102,7 +103,7 @@ def _open(source: SourceFile) -> AbstractContextManager[io.BufferedReader]:
 
 
 @contextmanager
-def _read_csv(source: SourceFile, _: InputOptions) -> Iterator[_Tables]:
+def _read_csv(source: SourceFile, _: InputOptions) -> Iterator[Tables]:
     with _open_csv(source, []) as first:
         names = first.schema.names
     twice = next((name for name, times in Counter(names).items() if times > 1), None)
@@ -132,7 +133,7 @@ def _open_csv(source: SourceFile, text: Iterable[str]) -> Iterator[pa_csv.CSVStr
 
 
 @contextmanager
-def _read_txt(source: SourceFile, options: InputOptions) -> Iterator[_Tables]:
+def _read_txt(source: SourceFile, options: InputOptions) -> Iterator[Tables]:
     """A URL on each line; an empty line is none."""
     schema = pa.schema([(options.url_column or "url", pa.string())])
 
@@ -146,7 +147,7 @@ def _read_txt(source: SourceFile, options: InputOptions) -> Iterator[_Tables]:
 
 
 @contextmanager
-def _read_json(source: SourceFile, options: InputOptions) -> Iterator[_Tables]:
+def _read_json(source: SourceFile, options: InputOptions) -> Iterator[Tables]:
     """Twice through the file: a field may first appear in its last line."""
     known = {*URL_COLUMNS, *CAPTION_COLUMNS, options.url_column, options.caption_column}
     schema = pa.schema([])
@@ -200,7 +201,7 @@ def _as_written(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_timestamp(kind) else kind
 
 
-_READERS: dict[str, Callable[[SourceFile, InputOptions], AbstractContextManager[_Tables]]] = {
+_READERS: dict[str, Callable[[SourceFile, InputOptions], AbstractContextManager[Tables]]] = {
     "csv": _read_csv,
     "tsv": _read_csv,
     "txt": _read_txt,

@@ -31,7 +31,7 @@ _LINE_EVERY_S = 30.0
 _MEANINGS = {reason.value: reason.meaning for reason in Reason}
 
 FUNNEL_STEPS: tuple[tuple[str, Stage], ...] = (
-    ("URLs with an address", Stage.READ),
+    ("URLs to fetch", Stage.READ),
     ("fetched", Stage.DOWNLOAD),
     ("screened", Stage.SCREEN),
     ("decoded", Stage.DECODE),

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from facecap.schemas.options import Options, content
+from facecap.schemas.options import Options, content, run
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Sample, SampleBatch
 from facecap.schemas.shard import InputRange, ShardSpec
@@ -45,10 +45,10 @@ class InputOptions(Options):
         "SQL condition over the input's columns, e.g. punsafe < 0.5 AND NSFW = 'UNLIKELY'; rows "
         "for which it is false or NULL are dropped as filtered",
     )
-    sample_ids: str | None = content(
+    sample_ids: str | None = run(  # the ids enter the fingerprint, not where they lie
         None,
-        "list of the SAMPLE_IDs to build from (LAION-Face's .pth, .npy, .parquet, .txt, .csv); "
-        "none: all rows",
+        "list of the SAMPLE_IDs to build from: LAION-Face's .pth, or .npy, .parquet, .txt, .csv; a "
+        "file, folder or glob; none: all rows",
     )
     id_column: str | None = content(
         None, "column that input.sample_ids is about; none: SAMPLE_ID, sample_id found by itself"

@@ -40,7 +40,7 @@ COUNTS = Counts(
 FUNNEL = """
 URLs                 1000 100.0%
 missing_url           -10
-URLs with an address  990  99.0%
+URLs to fetch  990  99.0%
 not_found            -300
 dns                   -90
 fetched               600  60.0%
