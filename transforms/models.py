@@ -29,7 +29,8 @@ class ModelEntry:
     """A known model. `file` is its name in the cache (or in the package, for `bundled`).
 
     `source` is a URL, the member of a zip archive at a URL (URL#MEMBER), a Python package
-    (NAME==VERSION), or text for a person. `sha256` and `size` (bytes) are of `file`.
+    (NAME==VERSION), or text for a person: then it cannot be fetched. `sha256` and `size` (bytes)
+    are of `file`.
     """
 
     name: str
@@ -51,6 +52,31 @@ class ModelEntry:
 _INSIGHTFACE = "https://github.com/deepinsight/insightface/releases/download/v0.7"
 _RESEARCH = "insightface: non-commercial research only"
 
+_OPENCV_ZOO = (
+    "https://huggingface.co/opencv/face_detection_yunet/resolve/"
+    "3cc26e7f1014a5ee5d74a42acee58bafc9d0a310"
+)
+
+
+def _scrfd(
+    size_name: str,
+    file: str,
+    sha256: str,
+    size: int,
+    source: str = "insightface's SCRFD model zoo",
+) -> ModelEntry:
+    return ModelEntry(
+        name=f"scrfd-{size_name}",
+        kind="detector",
+        file=file,
+        source=source,
+        sha256=sha256,
+        size=size,
+        licence=_RESEARCH,
+        note=f"SCRFD-{size_name.upper()}, five landmarks. RGB, (x - 127.5) / 128",
+    )
+
+
 REGISTRY: dict[str, ModelEntry] = {
     entry.name: entry
     for entry in (
@@ -65,35 +91,34 @@ REGISTRY: dict[str, ModelEntry] = {
             note="MTCNN, five landmarks; converted here from the weights in the package's wheel. "
             "RGB, (x - 127.5) / 128",
         ),
-        ModelEntry(
-            name="scrfd-10g",
-            kind="detector",
-            file="det_10g.onnx",
-            source=f"{_INSIGHTFACE}/buffalo_l.zip#det_10g.onnx",
-            sha256="5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
-            size=16_923_827,
-            licence=_RESEARCH,
-            note="SCRFD-10G, five landmarks. RGB, (x - 127.5) / 128",
+        _scrfd(
+            "10g",
+            "det_10g.onnx",
+            "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
+            16_923_827,
+            f"{_INSIGHTFACE}/buffalo_l.zip#det_10g.onnx",
+        ),
+        _scrfd(
+            "2.5g",
+            "scrfd_2.5g.onnx",
+            "041f73f47371333d1d17a6fee6c8ab4e6aecabefe398ff32cca4e2d5eaee0af9",
+            3_292_009,
+        ),
+        _scrfd(
+            "500m",
+            "scrfd_500m_bnkps.onnx",
+            "b467f878e26ff1e7ee05cd9936fdff63fa2a5af5d732ed17ee231f2dd5cc07ae",
+            2_524_648,
         ),
         ModelEntry(
-            name="scrfd-2.5g",
+            name="yunet",
             kind="detector",
-            file="scrfd_2.5g.onnx",
-            source="insightface's SCRFD model zoo",
-            sha256="041f73f47371333d1d17a6fee6c8ab4e6aecabefe398ff32cca4e2d5eaee0af9",
-            size=3_292_009,
-            licence=_RESEARCH,
-            note="SCRFD-2.5G, five landmarks. RGB, (x - 127.5) / 128",
-        ),
-        ModelEntry(
-            name="scrfd-500m",
-            kind="detector",
-            file="scrfd_500m_bnkps.onnx",
-            source="insightface's SCRFD model zoo",
-            sha256="b467f878e26ff1e7ee05cd9936fdff63fa2a5af5d732ed17ee231f2dd5cc07ae",
-            size=2_524_648,
-            licence=_RESEARCH,
-            note="SCRFD-500M, five landmarks. RGB, (x - 127.5) / 128",
+            file="face_detection_yunet_2023mar.onnx",
+            source=f"{_OPENCV_ZOO}/face_detection_yunet_2023mar.onnx",
+            sha256="8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+            size=232_589,
+            licence="MIT (OpenCV Zoo)",
+            note="YuNet, five landmarks. BGR, 0-255",
         ),
         ModelEntry(
             name="celeba40",
@@ -170,7 +195,7 @@ def locate(name: str, path: str | None = None) -> Path:
 def _remedy(model: ModelEntry) -> str:
     if model.bundled:
         return f"install facecap again, or set {model.setting}"
-    if "==" in model.source or "#" in model.source:
+    if "==" in model.source or _is_url(model.source):
         return f"run: facecap models fetch {model.name}"
     return f"get {model.file} from {model.source} and set {model.setting}, or put it there"
 
@@ -186,8 +211,8 @@ def fetch(name: str) -> Path:
         return file
     if "==" in model.source:
         data = _convert_mtcnn(model)
-    elif "#" in model.source:
-        data = _from_archive(model)
+    elif _is_url(model.source):
+        data = _download(model)
     else:
         raise ModelError(f"model {name} cannot be fetched: {_remedy(model)}")
     if hashlib.sha256(data).hexdigest() != model.sha256:
@@ -202,14 +227,20 @@ def fetch(name: str) -> Path:
     return file
 
 
-def _from_archive(model: ModelEntry) -> bytes:
-    url, member = model.source.split("#")
+def _is_url(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def _download(model: ModelEntry) -> bytes:
+    url, _, member = model.source.partition("#")
     with tempfile.TemporaryDirectory(prefix="facecap-") as folder:
         try:
-            # No hash of the archive is known; that of the member is checked by the caller.
+            # No hash of an archive is known; that of the model is checked by the caller.
             pooch.get_logger().setLevel(logging.WARNING)
-            archive = pooch.retrieve(url, known_hash=None, path=folder, fname="archive.zip")
-            with zipfile.ZipFile(archive) as pack:
+            file = Path(pooch.retrieve(url, known_hash=None, path=folder, fname="fetched"))
+            if not member:
+                return file.read_bytes()
+            with zipfile.ZipFile(file) as pack:
                 info = pack.getinfo(member)
                 if info.file_size != model.size:
                     raise ModelError(f"model {model.name}: {member} in {url} has another size")

@@ -117,6 +117,23 @@ def test_a_damaged_file_is_noticed(cache, monkeypatch):
         locate("own")
 
 
+def test_fetches_a_file(cache, monkeypatch, serve):
+    data = small_model()
+    register(monkeypatch, data, serve(data))
+    with pytest.raises(ModelError, match="run: facecap models fetch own"):
+        locate("own")
+    assert fetch("own").read_bytes() == data
+    register(monkeypatch, data, serve(data + b"x"))
+    fetch("own")  # it is there: nothing is asked for
+    (cache / "own.onnx").unlink()
+    with pytest.raises(ModelError, match="not the known one"):
+        fetch("own")
+    register(monkeypatch, data, serve(b"", 404))
+    with pytest.raises(ModelError, match="could not be fetched: 404"):
+        fetch("own")
+    assert list(cache.iterdir()) == []
+
+
 def test_fetches_a_member_of_an_archive(cache, monkeypatch, serve):
     url = serve(pack(**{"own.onnx": small_model(), "other.onnx": b"x"}))
     register(monkeypatch, small_model(), f"{url}#own.onnx")
