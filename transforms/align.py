@@ -138,7 +138,7 @@ def warp(
     reach = math.ceil(2 / min(scale, 1.0)) + 1
     x0, x1 = _span(x, reach, width)
     y0, y1 = _span(y, reach, height)
-    region = np.ascontiguousarray(rgb[y0:y1, x0:x1])
+    region = rgb[y0:y1, x0:x1]
     to_image = np.array([[1.0, 0.0, x0], [0.0, 1.0, y0], [0.0, 0.0, 1.0]])
     if scale < 1.0:
         region, (fx, fy) = shrink(region, scale)

@@ -34,7 +34,7 @@ def gray_face(rgb: npt.NDArray[np.uint8], box: Box) -> npt.NDArray[np.uint8]:
     """The visible part of `box` in the image `rgb` (uint8 [h,w,3]) as luma: uint8 [h',w'], 0-255,
     Y = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
     x0, y0, x1, y1 = visible_box(box, rgb.shape[1], rgb.shape[0])
-    gray = cv2.cvtColor(np.ascontiguousarray(rgb[y0:y1, x0:x1]), cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(rgb[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
     return np.asarray(gray, dtype=np.uint8)
 
 
@@ -88,7 +88,7 @@ def phash(rgb: npt.NDArray[np.uint8]) -> str:
     The luma is first averaged down by a power of two to no less than 64 px, a fifth of the time:
     ImageHash itself brings it to 32 x 32.
     """
-    gray = np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), np.uint8)
+    gray = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
     halvings = int(math.log2(max(1.0, min(gray.shape) / PHASH_SIDE)))
     small, _ = shrink(gray, 0.5**halvings)
     return str(imagehash.phash(Image.fromarray(small)))
