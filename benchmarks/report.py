@@ -171,7 +171,8 @@ def _line_note() -> str:
         "facecap: `facecap build`, all stages. Peers: img2dataset at 640 px "
         "(`keep_ratio_largest`, never enlarged, JPEG), then a loop over insightface's SCRFD at "
         "640 x 640 on the stored images, which does nothing more: no crops, no attributes. Their "
-        "seconds are added; the loop's model is loaded before they start. The loop runs as one "
+        f"seconds are added; img2dataset has {rounds.LINE_THREADS} threads; the loop's model is "
+        "loaded before its seconds start. The loop runs as one "
         "process with ONNX Runtime's default threads and as two processes with one thread each; "
         "the faster one counts.\n"
     )
@@ -207,19 +208,19 @@ def _kernels(results: Results) -> str:
         "they are made, on one thread of a quiet process; the rest is everything else in the stage "
         f"(median of {kernels.REPEATS} passes, ms per photograph).\n\n"
     ) + table(("stage", "bare calls, ms", "rest, ms"), rows)
-    if not results.parts or results.line is None:
-        return text
-    ours = sorted(results.line.ours, key=lambda r: r.seconds)[len(results.line.ours) // 2]
-    core_s = ours.seconds * CORES
-    idle = core_s - ours.cpu_s - ours.server_cpu_s
+    if results.line:
+        ours = sorted(results.line.ours, key=lambda r: r.seconds)[len(results.line.ours) // 2]
+        core_s = ours.seconds * CORES
+        idle = max(0.0, core_s - ours.cpu_s - ours.server_cpu_s)
+        text += (
+            f"\nThe median build had {core_s:.0f} core-seconds; nginx took "
+            f"{ours.server_cpu_s:.0f} of them, and {idle:.0f} were idle or other programs'.\n"
+        )
+    shares = [[name, f"{share:.1%}"] for name, share in results.parts.items()]
     text += (
-        f"\nOf {core_s:.0f} core-seconds of the median build, nginx took {ours.server_cpu_s:.0f}; "
-        f"{max(0.0, idle):.0f} were idle or other programs'. Where the processor time goes after "
-        "the start-up (py-spy, a run of its own):\n\n"
+        "\nProcessor time of a build after its start-up, by part (py-spy, a run of its own):\n\n"
     )
-    return text + table(
-        ("part", "share"), [[name, f"{share:.1%}"] for name, share in results.parts.items()]
-    )
+    return text + table(("part", "share"), shares)
 
 
 def _memory(few: Peak, many: Peak) -> str:

@@ -15,6 +15,9 @@ from benchmarks.server import Server, SetupError
 THREADS = (32, 64, 128)
 """img2dataset's --thread_count that are tried."""
 
+LINE_THREADS = 32
+"""Those of the line, where its two processes wait for the processor and not for the server."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -134,7 +137,7 @@ def line(bench: Bench, rounds: int, min_side: float, min_score: float) -> Compar
         name = f"line-ours-{i}"
         command = tools.facecap(bench.urls, bench.folder / name, bench.server, bench.model)
         result.ours.append(bench.ours(name, command))
-        stored = bench.img2dataset(f"line-img2dataset-{i}", THREADS[0], tools.AT_640)
+        stored = bench.img2dataset(f"line-img2dataset-{i}", LINE_THREADS, tools.AT_640)
         tars = sorted((bench.folder / stored.tool).glob("*.tar"))
         loops = {
             "1 process, default threads": loop(bench, f"loop-one-{i}", [tars], 0),

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.server import Server
 
-POLL_S = 0.05
+REQUEST_POLL_S = 0.02
+CPU_POLL_S = 0.5
 MEMORY_POLL_S = 0.15
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -62,21 +63,23 @@ def run(
             command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
         cpu: dict[int, float] = {}
-        next_memory = 0.0
+        next_look = 0.0
         try:
             while process.poll() is None:
                 if server and not watched.first_request:
                     asked += 1
                     if server.requests() > before + asked:
                         watched.first_request = time.time()
-                members = _session(process.pid)
-                cpu.update(members)
-                if memory and time.monotonic() >= next_memory:
-                    _note_memory(watched, list(members))
-                    next_memory = time.monotonic() + MEMORY_POLL_S
+                # Looking costs milliseconds: no oftener than needed, it shares the cores.
+                if time.time() >= next_look:
+                    members = _session(process.pid)
+                    cpu.update(members)
+                    if memory:
+                        _note_memory(watched, list(members))
+                    next_look = time.time() + (MEMORY_POLL_S if memory else CPU_POLL_S)
                 if time.time() - watched.started > timeout_s:
                     raise ToolFailed(f"{command[0]} still runs after {timeout_s:.0f} s")
-                time.sleep(POLL_S)
+                time.sleep(REQUEST_POLL_S)
         finally:
             watched.ended = time.time()
             _kill_session(process.pid)
