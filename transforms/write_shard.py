@@ -181,7 +181,7 @@ class ShardFailed(Exception):
 def _tar(file: Any) -> TarWriter:
     tar = TarWriter(file, user="facecap", group="facecap", mode=0o444, mtime=0, encoder=False)
     # Its own stream mode copies every member three times, in pieces of 10 KB.
-    tar.tarstream = tarfile.open(fileobj=file, mode="w", copybufsize=1 << 24)
+    tar.tarstream = tarfile.TarFile(fileobj=file, mode="w", copybufsize=1 << 24)
     return tar
 
 
