@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from tarfile import BLOCKSIZE, HeaderError, TarInfo
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ import pyarrow as pa
 from facecap.pipeline.errors import UsageError
 from facecap.schemas.shard import MAX_ROWS_PER_SHARD, ShardSpec
 from facecap.transforms.read_rows import InputOptions
-from facecap.transforms.read_tars import TarColumns, peek
+from facecap.transforms.read_tars import peek
+from facecap.transforms.tar_columns import TarColumns
+from facecap.transforms.where import WhereError, check
 
 if TYPE_CHECKING:
     from facecap.pipeline.plan import SourceFile
@@ -81,6 +83,8 @@ def plan_tars(
         raise UsageError("build.rows_per_shard: one tar of the input is one shard; leave it unset")
     if limit is not None:
         raise UsageError("--limit: tars are counted while they are read; name fewer tars instead")
+    if options.sample_ids is not None:
+        raise UsageError("input.sample_ids: is for lists; choose rows of tars by input.where")
     if len(sources) > MAX_TARS:
         raise UsageError(f"--input: {len(sources)} tars, at most {MAX_TARS} can be one build")
     paths = [source.path for source in sources]
@@ -94,7 +98,17 @@ def plan_tars(
             raise UsageError(f"--input {path}: {' '.join(str(error).split())}") from None
         if rows:
             break
-    return TarPlan(tuple(paths), columns)
+    return TarPlan(tuple(paths), _with_where(columns, options))
+
+
+def _with_where(columns: TarColumns, options: InputOptions) -> TarColumns:
+    """`columns` with the condition of input.where, checked. Raises UsageError."""
+    if options.where is None:
+        return columns
+    try:
+        return replace(columns, where=check(options.where, columns.types))
+    except WhereError as error:
+        raise UsageError(f"input.where: {error}") from None
 
 
 def _check(path: str) -> None:

@@ -55,7 +55,7 @@ def url_key(text: str) -> str:
 
 def key_of(url: URL) -> str:
     """`url_key` of a URL from `parse_url`."""
-    return str(url).partition("://")[2]
+    return f"{url.host_port_subcomponent}{url.raw_path_qs}"
 
 
 def domain_key(entry: str) -> str:

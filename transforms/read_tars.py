@@ -4,9 +4,9 @@ there already. One tar is one shard; its rows are counted while they are read.""
 from __future__ import annotations
 
 import hashlib
-import json
+import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -19,77 +19,17 @@ from facecap.schemas.sample import Fetched, Sample, SampleBatch
 from facecap.schemas.shard import MAX_ROWS_PER_SHARD, InputRange, ShardSpec
 from facecap.transforms import worker
 from facecap.transforms.commit import finish, read_record
-from facecap.transforms.read_rows import BATCH_SIZE, InputOptions
+from facecap.transforms.read_rows import BATCH_SIZE, filtered
 from facecap.transforms.store import Store
+from facecap.transforms.tar_columns import MAX_TEXT_BYTES, TarColumns, parse_fields, to_cell
 from facecap.transforms.tar_members import Damage, End, Member, members
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
-MAX_TEXT_BYTES = 1 << 20
-"""Of a row's JSON and of its caption."""
-
 MAX_BATCH_BYTES = 64 << 20
-MAX_COLUMNS = 1000
 PEEKED_ROWS = 200
 
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)\Z", re.DOTALL)
 """webdataset's: all up to the first dot of the file's name; what follows says what it is."""
-
-
-@dataclass(frozen=True)
-class TarColumns:
-    """Which JSON fields are what: `caption` None means the .txt, or else the field `caption`;
-    `extra` is passed through to the metadata: bool, int64, float64 and string."""
-
-    url: str
-    caption: str | None
-    extra: pa.Schema
-
-    @classmethod
-    def of(cls, options: InputOptions, rows: Iterable[Row] = ()) -> TarColumns:
-        """The columns that `rows`, the first of the input, have. Raises ValueError on more than
-        MAX_COLUMNS of them."""
-        url = options.url_column or "url"
-        kinds: dict[str, set[type]] = {}
-        for row in rows:
-            for name, value in (parse_fields(row.json) or {}).items():
-                kinds.setdefault(name, set()).add(type(value))
-        for name in (url, options.caption_column or "caption"):
-            kinds.pop(name, None)
-        if len(kinds) > MAX_COLUMNS:
-            raise ValueError(f"has more than {MAX_COLUMNS} JSON fields")
-        extra = pa.schema([(name, _arrow_type(found)) for name, found in kinds.items()])
-        return cls(url, options.caption_column, extra)
-
-
-def _arrow_type(kinds: set[type]) -> pa.DataType:
-    kinds = kinds - {type(None)}
-    for kind, allowed in ((pa.bool_(), {bool}), (pa.int64(), {int}), (pa.float64(), {int, float})):
-        if kinds and kinds <= allowed:
-            return kind
-    return pa.string()
-
-
-class JsonText(str):
-    """What a list or an object in a row's JSON is stored as."""
-
-
-def to_cell(value: Any, kind: pa.DataType) -> Any:
-    """A value of `parse_fields` as a cell of a column of type `kind`; None where it does not fit.
-    A column of texts holds numbers as their JSON text."""
-    if value is None:
-        return None
-    if kind == pa.string():
-        return str(value) if isinstance(value, str) else json.dumps(value)
-    if kind == pa.bool_():
-        return value if isinstance(value, bool) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if kind == pa.int64():
-        return value if isinstance(value, int) and -(2**63) <= value < 2**63 else None
-    try:
-        return float(value)
-    except OverflowError:
-        return None
 
 
 @dataclass(slots=True)
@@ -118,35 +58,6 @@ class Row:
             self.text = member
         elif self.image is None:
             self.image, self.image_kind = member, kind
-
-
-def parse_fields(member: Member | None) -> dict[str, Any] | None:
-    """A row's JSON object: scalars as they are, the others as JsonText, all texts sound UTF-8;
-    None when it is no object, too large or otherwise unusable."""
-    if member is None or member.data is None or member.size > MAX_TEXT_BYTES:
-        return None
-    try:
-        value = json.loads(member.data)
-        if not isinstance(value, dict):
-            return None
-        return {_sound(name): _sound(_scalar(item)) for name, item in value.items()}
-    # What is nested too deeply may be read and then not be written.
-    except (ValueError, RecursionError):
-        return None
-
-
-def _scalar(value: Any) -> Any:
-    if isinstance(value, list | dict):
-        return JsonText(json.dumps(value, ensure_ascii=False, sort_keys=True))
-    return value
-
-
-def _sound(value: Any) -> Any:
-    """A text without lone surrogates, which JSON can spell and UTF-8 cannot hold."""
-    if isinstance(value, str) and not value.isascii():
-        sound = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return type(value)(sound)
-    return value
 
 
 def rows_of(file: IO[bytes], max_bytes: int) -> Iterator[Row]:
@@ -182,21 +93,16 @@ def key_and_kind(name: str) -> tuple[str | None, str]:
     return (match[1] if match and kind in (*IMAGES, "json", "txt") else None), kind
 
 
-def peek(path: str, max_bytes: int) -> list[Row]:
-    """The first PEEKED_ROWS rows of a tar, without their images. Raises OSError."""
-    rows = []
+def peek(path: str, max_bytes: int) -> list[dict[str, Any]]:
+    """The JSON objects of the first PEEKED_ROWS rows of a tar. Raises OSError."""
     with fsspec.open(path, "rb") as file:
-        for row in rows_of(file, max_bytes):
-            row.image = None
-            rows.append(row)
-            if len(rows) == PEEKED_ROWS:
-                break
-    return rows
+        rows = itertools.islice(rows_of(file, max_bytes), PEEKED_ROWS)
+        return [parse_fields(row.json.data) or {} for row in rows if row.json]
 
 
 def to_sample(number: int, row: Row, columns: TarColumns, max_bytes: int) -> Sample:
     """A row as a sample with global row `number`: its image fetched, or the reason why not."""
-    parsed = parse_fields(row.json)
+    parsed = parse_fields(row.json.data if row.json else None)
     fields = parsed or {}
     url = fields.get(columns.url)
     caption = fields.get(columns.caption or "caption")
@@ -255,13 +161,33 @@ def read_tar(
                 if len(pending) == batch_size or _nbytes(pending) + _nbytes([sample]) > (
                     MAX_BATCH_BYTES
                 ):
-                    yield SampleBatch(spec, tuple(pending))
+                    yield SampleBatch(spec, filter_rows(pending, columns))
                     pending = []
                 pending.append(sample)
                 number += 1
     except OSError as error:
         failure = f"{Stage.READ}: {' '.join(str(error).split())[:300]}"
-    yield SampleBatch(spec, tuple(pending), failure, shard_rows=number - spec.first_row)
+    last = filter_rows(pending, columns)
+    yield SampleBatch(spec, last, failure, shard_rows=number - spec.first_row)
+
+
+def filter_rows(samples: Sequence[Sample], columns: TarColumns) -> tuple[Sample, ...]:
+    """`samples`, those that were read and do not satisfy `columns.where` dropped as filtered."""
+    if columns.where is None or not samples:
+        return tuple(samples)
+    types, texts = columns.types, (columns.url, columns.caption or "caption")
+    values = [
+        {**dict(zip(texts, (s.url, s.source_caption), strict=True)), **s.extra} for s in samples
+    ]
+    table = pa.table(
+        {name: pa.array([v[name] for v in values], types[name]) for name in columns.where.columns}
+    )
+    return tuple(
+        replace(sample, drop=filtered(verdict), fetched=None)
+        if not verdict and (sample.drop is None or sample.drop.stage is not Stage.READ)
+        else sample
+        for sample, verdict in zip(samples, columns.where.satisfied(table), strict=True)
+    )
 
 
 def _nbytes(samples: Iterable[Sample]) -> int:

@@ -68,7 +68,7 @@ def members(file: IO[bytes], max_bytes: int) -> Iterator[Member | End | Damage]:
     lost, ended = False, True
     while block := _read(file, BLOCK):
         if len(block) < BLOCK:
-            ended = False
+            ended = ended and not block.strip(b"\0")
             break
         if lost and block[_MAGIC] != b"ustar":
             continue

@@ -6,22 +6,33 @@ from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
+import pytest
 from apache_beam.runners.portability.fn_api_runner import translations
 
 from facecap.pipeline.graph import add_graph
 from facecap.pipeline.output import BuildFile
 from facecap.pipeline.plan import ParquetFile, Plan
 from facecap.pipeline.settings import Settings, content_settings, resolve_models
-from facecap.transforms.read_rows import Columns
+from facecap.pipeline.tar_input import TarPlan
+from facecap.transforms.read_rows import Columns, InputOptions
+from facecap.transforms.tar_columns import TarColumns
 from facecap.transforms.worker import Run
 
 GROUP_BY_KEY = "beam:transform:group_by_key:v1"
 
 
-def web_scale_pipeline() -> beam.Pipeline:
-    settings, _ = resolve_models(Settings())
+def web_scale_list() -> Plan:
     files = tuple(ParquetFile(f"/data/{n}.parquet", 12_500_000, pa.schema([])) for n in range(4))
-    plan = Plan(files, Columns(url="url"), 50_000_000, 10_000)
+    return Plan(files, Columns(url="url"), 50_000_000, 10_000)
+
+
+def web_scale_tars() -> TarPlan:
+    tars = tuple(f"file:///data/laion-face/{n:05d}.tar" for n in range(5000))
+    return TarPlan(tars, TarColumns.of(InputOptions()))
+
+
+def web_scale_pipeline(plan: Plan | TarPlan) -> beam.Pipeline:
+    settings, _ = resolve_models(Settings())
     build = BuildFile(
         fingerprint="f" * 64,
         rows_per_shard=10_000,
@@ -35,14 +46,19 @@ def web_scale_pipeline() -> beam.Pipeline:
     return pipeline
 
 
-def test_all_image_bytes_stay_in_one_fused_stage() -> None:
-    proto = web_scale_pipeline().to_runner_api()
+READS = {Plan: ("ReadRows", "Download"), TarPlan: ("ReadTars",)}
+
+
+@pytest.mark.parametrize("plan", [web_scale_list(), web_scale_tars()], ids=["list", "tars"])
+def test_all_image_bytes_stay_in_one_fused_stage(plan: Plan | TarPlan) -> None:
+    proto = web_scale_pipeline(plan).to_runner_api()
     _, stages = translations.create_and_optimize_stages(
         proto,
         phases=translations.standard_optimize_phases(),
         known_runner_urns=frozenset([GROUP_BY_KEY]),
     )
-    names = ("ReadRows", "Download", "Detect", "Crop", "ClassifyAttributes", "ComposeCaption")
+    names = (*READS[type(plan)], "ScreenRows", "ScreenBodies", "Detect", "Crop")
+    names = (*names, "ClassifyAttributes", "ComposeCaption")
     line = {
         name: [s for s in stages if any(t.unique_name.split("/")[0] == name for t in s.transforms)]
         for name in (*names, "WriteShard")
@@ -53,5 +69,6 @@ def test_all_image_bytes_stay_in_one_fused_stage() -> None:
     assert len(proto.components.environments) == 1
 
 
-def test_the_graph_of_fifty_million_urls_is_under_a_megabyte() -> None:
-    assert len(web_scale_pipeline().to_runner_api().SerializeToString()) < 1_000_000
+@pytest.mark.parametrize("plan", [web_scale_list(), web_scale_tars()], ids=["list", "tars"])
+def test_the_graph_of_fifty_million_urls_is_under_a_megabyte(plan: Plan | TarPlan) -> None:
+    assert len(web_scale_pipeline(plan).to_runner_api().SerializeToString()) < 1_000_000
