@@ -4,8 +4,8 @@
         server.url("/drip-body")             # a path per misbehaviour after a request
         server.port_url("mute")              # a port per misbehaviour before one
 
-It answers robots.txt with 404 and `/ok` with an image's worth of bytes. `python -m tests.hostile`
-prints its ports as JSON and ends when its standard input does.
+It answers robots.txt with 404 and `/ok` with a body. `python -m tests.hostile HOST` prints its
+ports as JSON and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -303,10 +303,10 @@ def _polite(handler: Handler) -> Handler:
     return handle
 
 
-def black_hole() -> list[socket.socket]:
+def black_hole(host: str = "127.0.0.1") -> list[socket.socket]:
     """The first is a listener that lets no connection come about: its backlog is full."""
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((host, 0))
     listener.listen(0)
     clients = [socket.socket() for _ in range(4)]
     for client in clients:
@@ -315,14 +315,14 @@ def black_hole() -> list[socket.socket]:
     return [listener, *clients]
 
 
-async def _main() -> None:
+async def _main(host: str) -> None:
     servers = {
-        name: await asyncio.start_server(_polite(handler), "127.0.0.1", 0, backlog=1000)
+        name: await asyncio.start_server(_polite(handler), host, 0, backlog=1000)
         for name, handler in PORTS.items()
     }
-    hole = black_hole()
+    hole = black_hole(host)
     refused = socket.socket()
-    refused.bind(("127.0.0.1", 0))  # nobody listens, and nobody else can
+    refused.bind((host, 0))  # nobody listens, and nobody else can
     ports = {name: server.sockets[0].getsockname()[1] for name, server in servers.items()}
     ports["black-hole"], ports["refuses"] = (s.getsockname()[1] for s in (hole[0], refused))
     print(json.dumps(ports), flush=True)
@@ -332,9 +332,12 @@ async def _main() -> None:
 class HostileServer:
     """Runs this module in a process, so that what it leaks and burns is not its client's."""
 
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
+
     def __enter__(self) -> HostileServer:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.hostile"],
+            [sys.executable, "-m", "tests.hostile", self.host],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -352,10 +355,10 @@ class HostileServer:
     def url(self, path: str) -> str:
         # A port of its own for answers that ask for a pause: all its other URLs would get it.
         port = self.ports["limits" if path.startswith(("/429", "/503")) else "paths"]
-        return f"http://127.0.0.1:{port}{path}"
+        return f"http://{self.host}:{port}{path}"
 
     def port_url(self, name: str, scheme: str = "http") -> str:
-        return f"{scheme}://127.0.0.1:{self.ports[name]}/a.jpg"
+        return f"{scheme}://{self.host}:{self.ports[name]}/a.jpg"
 
     def urls(self) -> list[str]:
         """Every misbehaviour once."""
@@ -366,4 +369,4 @@ class HostileServer:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    asyncio.run(_main(sys.argv[1]))
