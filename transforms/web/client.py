@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
 from facecap.schemas.outcomes import Reason
+from facecap.transforms.railway import MACHINE_ERRORS
 from facecap.transforms.web.addresses import AllowedHosts, Hop, checked_socket, current_hop
 from facecap.transforms.web.failure import Failed
 from facecap.transforms.web.interim import BoundedResponse
@@ -80,6 +81,8 @@ class Client:
                 hop.status = response.status
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+                raise  # no file descriptor or memory left: not the host's fault
             raise _failure(error, hop) from error
         finally:
             current_hop.reset(token)

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import os
 import pickle
+import resource
 import threading
 import time
 from dataclasses import dataclass
@@ -99,3 +100,27 @@ def test_rounds_of_everything_hostile_end_and_leave_nothing(
     assert last.rss - held[1].rss < 20e6
     assert (after.files, after.sockets, after.tasks) == (before.files, before.sockets, 0)
     assert after.threads <= before.threads + 1  # aiodns keeps one in each process
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_running_out_of_file_descriptors_is_no_fault_of_a_host() -> None:
+    """It fails the shard, instead of turning its rows into unreachable hosts."""
+    with HostileServer() as server:
+        settings = settings_for(timeout_s=TIMEOUT_S, respect_robots=False)
+        dofn = pickle.loads(pickle.dumps(DownloadDoFn(settings, 32)))
+        dofn.setup()
+        spec = ShardSpec(0, 0, (InputRange("x", 0, 60),))
+        urls = [server.url(f"/silent?{n}") for n in range(60)]
+        batch = SampleBatch(spec, tuple(Sample(n, url) for n, url in enumerate(urls)))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 10, hard)
+        )
+        try:
+            got = run_bundle(dofn, [batch])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            dofn.teardown()
+    assert {b.failure for b in got if b.failure} == {"download: Too many open files"}
+    reasons = {s.drop.reason for b in got if not b.failure for s in b.samples if s.drop}
+    assert reasons <= {Reason.TIMEOUT}
