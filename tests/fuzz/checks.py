@@ -103,5 +103,5 @@ def check_headers(data: bytes) -> str:
 
 def _requestable(url: URL) -> None:
     assert url.scheme in ("http", "https") and url.raw_host and url.port
-    assert url.user is None and url.password is None and not url.raw_fragment
+    assert "@" not in url.raw_authority and not url.raw_fragment
     assert str(parse_url(str(url))) == str(url), "another address the second time"

@@ -2,8 +2,9 @@
 
     python -m tests.fuzz.fuzz decode|headers [libFuzzer options and corpus folders]
 
-Pillow's and facecap's Python is instrumented. The decoders in C (libjpeg-turbo, libpng, libtiff,
-libwebp, libavif) are not: they run and may crash, but their branches do not guide the search.
+The Python of facecap, Pillow, protego and yarl is instrumented. The decoders in C (libjpeg-turbo,
+libpng, libtiff, libwebp, libavif) are not: they run and may crash, but their branches do not guide
+the search. `decode -merge=1 tests/fuzz/corpus/decode FOUND` keeps what adds coverage.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import zlib
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "facecap.transforms"]):
+with atheris.instrument_imports(include=["PIL", "facecap.transforms", "protego", "yarl"]):
     from PIL import Image
     from tests.fuzz.checks import check_decode, check_headers
 
@@ -41,8 +42,9 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
 def main() -> None:
     target, *options = sys.argv[1:]
     check = TARGETS[target]
+    command = f"{sys.executable} -m tests.fuzz.fuzz {target}"  # what -merge starts, by a shell
     more = {"custom_mutator": mutate} if target == "decode" else {}
-    atheris.Setup([sys.argv[0], *options], lambda data: check(data) and None, **more)
+    atheris.Setup([command, *options], lambda data: check(data) and None, **more)
     atheris.Fuzz()
 
 
