@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from facecap.schemas.commit import FileEntry
 
@@ -51,6 +52,26 @@ def disk_errors(folder: Path, among: Collection[int] = tuple(_REMEDIES)) -> Iter
         raise DiskFailed(
             f"{folder}: {reason}; {remedy} and give the same command to continue"
         ) from error
+
+
+class HashedFile(io.BufferedWriter):
+    """A new file, written from front to back; its hash is taken on the way, so that nobody has
+    to read it again for that."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "xb"))
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: Any, /) -> int:
+        self._digest.update(data)
+        size = super().write(data)
+        self._size += size
+        return size
+
+    def entry(self, final_name: str) -> FileEntry:
+        """Size and sha256 of what was written, to be known as `final_name`."""
+        return FileEntry(path=final_name, bytes=self._size, sha256=self._digest.hexdigest())
 
 
 class Spool:
@@ -143,12 +164,12 @@ class Store:
             return []
 
     @contextlib.contextmanager
-    def write(self, name: str) -> Iterator[IO[bytes]]:
+    def write(self, name: str) -> Iterator[HashedFile]:
         """Open a new file for writing; on leaving it is on the disk, not only in its cache."""
         path = self.path(name)
         with disk_errors(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:
+            with HashedFile(path) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

@@ -7,6 +7,7 @@ import logging
 import tarfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from facecap.transforms.commit import attempt_file, commit
 from facecap.transforms.decode import DecodeOptions
 from facecap.transforms.rejects import RejectSampler
 from facecap.transforms.rows import ledger_row, metadata_row, to_json
-from facecap.transforms.store import Store
+from facecap.transforms.store import HashedFile, Store
 
 log = logging.getLogger("facecap")
 
@@ -71,6 +72,7 @@ class ShardWriter:
         self._counts = Counts()
         self._ledger: dict[int, dict[str, Any]] = {}
         self._crops: list[tuple[str, dict[str, Any], int, int]] = []
+        self._files: dict[str, FileEntry] = {}
         self._spool = store.spool()
         self._rejects = RejectSampler(spec, config.reject_samples, config.decode)
 
@@ -131,7 +133,7 @@ class ShardWriter:
             shard=spec.number,
             attempt=attempt,
             fingerprint=self._config.fingerprint,
-            files={kind: self._entry(attempt, kind) for kind in FILE_KINDS},
+            files=self._files,
             counts=counts,
         )
         return commit(self._store, record)
@@ -140,11 +142,14 @@ class ShardWriter:
         """Free the spool; nothing else was written."""
         self._spool.close()
 
-    def _entry(self, attempt: str, kind: str) -> FileEntry:
-        return self._store.entry(attempt_file(attempt, kind), shard_file(kind, self.spec.number))
+    @contextmanager
+    def _new_file(self, attempt: str, kind: str) -> Iterator[HashedFile]:
+        with self._store.write(attempt_file(attempt, kind)) as file:
+            yield file
+        self._files[kind] = file.entry(shard_file(kind, self.spec.number))
 
     def _write_tar(self, attempt: str) -> None:
-        with self._store.write(attempt_file(attempt, "tar")) as file, _tar(file) as tar:
+        with self._new_file(attempt, "tar") as file, _tar(file) as tar:
             for key, row, offset, size in self._crops:
                 self._spool.seek(offset)
                 tar.write(
@@ -157,7 +162,7 @@ class ShardWriter:
                 )
 
     def _write_rejects(self, attempt: str) -> None:
-        with self._store.write(attempt_file(attempt, "rejects")) as file, _tar(file) as tar:
+        with self._new_file(attempt, "rejects") as file, _tar(file) as tar:
             for key, members in self._rejects.members():
                 tar.write({"__key__": key, **members})
 
@@ -166,12 +171,9 @@ class ShardWriter:
     ) -> None:
         schema = schema.with_metadata({"facecap": self._config.footer})
         table = pa.Table.from_pylist(rows, schema=schema)
-        with self._store.write(attempt_file(attempt, kind)) as file:
+        with self._new_file(attempt, kind) as file:
             # One call, one row group: the flush size would change the bytes.
             pq.write_table(table, file, compression="zstd", row_group_size=max(1, len(rows)))
-
-
-FILE_KINDS = ("tar", "metadata", "ledger", "rejects")
 
 
 class ShardFailed(Exception):
