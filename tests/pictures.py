@@ -199,3 +199,17 @@ def bmp_rows(rows: npt.NDArray, *, top_down: bool = False) -> bytes:
     """Rows of bytes or larger samples, padded to 4 bytes."""
     ordered = rows if top_down else rows[::-1]
     return b"".join(row.tobytes() + bytes(-row.nbytes % 4) for row in ordered)
+
+
+# TIFF
+
+
+def tiff(size: tuple[int, int], compression: int, data: bytes, *more: tuple[int, int]) -> bytes:
+    """A grey 8-bit TIFF of one strip, or of one tile where tag 322 is among `more`."""
+    tiled = any(tag == 322 for tag, _ in more)
+    tags = [(256, size[0]), (257, size[1]), (258, 8), (259, compression), (262, 1), (277, 1), *more]
+    tags += [(325, len(data))] if tiled else [(278, size[1]), (279, len(data))]
+    start = 8 + 2 + 12 * (len(tags) + 1) + 4
+    tags = sorted([*tags, (324 if tiled else 273, start)], key=lambda tag: tag[0])
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ from tests.pictures import (
     grey,
     interlaced_png,
     png,
-    rows,
     scene,
+    tiff,
     with_segments,
     ycck_jpeg,
 )  # fmt: skip
@@ -84,7 +85,12 @@ def pictures() -> list[bytes]:
             masks=(0xFF0000, 0xFF00, 0xFF, 0xFF000000)),
         bmp((24, 2), 8, b"\x18\x01\x00\x00\x00\x02\x01\x02\x16\x05\x00\x01", compression=1,
             palette=bytes(range(200)) * 2),
-        png((24, 16), 16, 6, b"", more=rows(levels)[:40]),
+        tiff((24, 16), 1, bytes(1024), (322, 32), (323, 32)),
+        tiff((24, 16), 8, zlib.compress(bytes(1024)), (322, 32), (323, 32)),
+        tiff((24, 16), 8, b"", (322, 20_000), (323, 20_000)),
+        tiff((24, 16), 5, bytes(99), (322, 32), (322, 16), (323, 32)),
+        encoded(Image.new("LAB", (4, 4)), "TIFF"), png((60_000, 60_000), 8, 2, b""),
+        encoded(levels, "JPEG").replace(b"\xff\xda", b"\xff\xda\x00\x02" * 501 + b"\xff\xda"),
     ]  # fmt: skip
     return made + [file.read_bytes() for file in sorted(ZOO.glob("*.*")) if file.suffix != ".py"]
 

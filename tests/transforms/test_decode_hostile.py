@@ -27,6 +27,7 @@ from tests.pictures import (
     png,
     rows,
     scene,
+    tiff,
 )
 
 # pytest resets the filters that the module sets.
@@ -189,17 +190,6 @@ def test_polyglots_are_the_image_that_they_are():
 
 
 # Larger than it seems
-
-
-def tiff(size: tuple[int, int], compression: int, data: bytes, *more: tuple[int, int]) -> bytes:
-    """A grey 8-bit TIFF of one strip, or of one tile where tag 322 is among `more`."""
-    tiled = any(tag == 322 for tag, _ in more)
-    tags = [(256, size[0]), (257, size[1]), (258, 8), (259, compression), (262, 1), (277, 1), *more]
-    tags += [(325, len(data))] if tiled else [(278, size[1]), (279, len(data))]
-    start = 8 + 2 + 12 * (len(tags) + 1) + 4
-    tags = sorted([*tags, (324 if tiled else 273, start)], key=lambda tag: tag[0])
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
 
 
 def with_canvas(body: bytes, width: int, height: int) -> bytes:
