@@ -77,8 +77,9 @@ def check(condition: str, types: Mapping[str, pa.DataType]) -> Where:
         where.satisfied(empty)
     except (duckdb.Error, pa.ArrowException, UnicodeError) as error:
         reason = " ".join(str(error).split("\n\n")[0].split())[:300]
-        hint = f"; write CAST(NAME AS DOUBLE) where a text holds numbers; {_has(types)}"
-        raise WhereError(f"{reason}{hint}") from None
+        if "Cannot compare" in reason or "No function matches" in reason:
+            reason += "; write CAST(NAME AS DOUBLE) where a text holds numbers"
+        raise WhereError(f"{reason}; {_has(types)}") from None
     if str(kind) != "BOOLEAN":
         raise WhereError(f"is {str(kind)[:60]}, not true or false; compare it with something")
     return where
