@@ -13,6 +13,7 @@ from benchmarks.detector_recall import (
     photographs,
     recall,
     resized,
+    shares,
 )
 
 from facecap.transforms.detectors import DETECTORS
@@ -54,6 +55,7 @@ def test_matching_by_hand():
     assert matched(boxes, boxes[:1]).tolist() == [True, False]
     assert matched(boxes, boxes[:0]).tolist() == [False, False]
     assert matched(boxes[:0], boxes).tolist() == []
+    assert shares(boxes, np.array([[0, 0, 5, 10]], np.float32)).tolist() == [0.5, 0]
     assert resized(np.zeros((10, 20, 3), np.uint8), 0.5).shape == (5, 10, 3)
 
 
