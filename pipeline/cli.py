@@ -49,7 +49,8 @@ def build_command(
         str | None,
         typer.Option(
             metavar="URLS",
-            help="List of image URLs: Parquet, CSV or JSON Lines; a file, a folder or a glob.",
+            help="List of image URLs: Parquet, CSV, TSV, JSON, JSON Lines, TXT (each text also "
+            ".gz), or img2dataset's tars; a file, a folder or a glob.",
         ),
     ] = None,
     output: Annotated[

@@ -18,7 +18,7 @@ BLOCK_BYTES = 8 << 20
 """Read, parsed and written at a time; also the longest record."""
 
 MAX_EXPANSION = 100
-"""A list of URLs shrinks by 3 to 15; what gzip can say in less is not a list."""
+"""Beyond it a gzip is taken for a bomb: deflate reaches 1,030, distinct URLs nothing like it."""
 
 EXPANSION_ALLOWED_BYTES = 256 << 20
 
