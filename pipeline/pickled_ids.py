@@ -40,7 +40,8 @@ def pickled_ids(file: IO[bytes]) -> npt.NDArray[np.int64]:
             if archive.getinfo(names[0]).compress_type != zipfile.ZIP_STORED:
                 raise PickleError("is a compressed zip, which no PyTorch file is")
             with archive.open(names[0]) as member:
-                return np.frombuffer(_walk(io.BufferedReader(member, 1 << 20)), np.int64)
+                stream: Any = member
+                return np.frombuffer(_walk(io.BufferedReader(stream, 1 << 20)), np.int64)
     except (zipfile.BadZipFile, struct.error, EOFError, OverflowError, RuntimeError) as error:
         # struct.error: the data end inside a number; RuntimeError: the zip is encrypted.
         raise PickleError(f"is no sound PyTorch file ({error or type(error).__name__})") from None
