@@ -130,7 +130,7 @@ JPEGS = {
     "CMYK, inverted by Adobe": (
         encoded(Image.fromarray(cmyk(SCENE), "CMYK"), "JPEG", quality=97), SCENE
     ),
-    # Browsers take every JPEG of four components for inverted, too.
+    # Nothing says that it is inverted; Pillow takes every JPEG of four components for it.
     "CMYK, inverted, not marked": (
         with_segments(encoded(Image.fromarray(cmyk(SCENE), "CMYK"), "JPEG", quality=97), {0xEE}),
         SCENE,
