@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -30,6 +31,7 @@ from facecap.pipeline.text_stream import (
 )
 from facecap.schemas.tables import replace_leaves
 from facecap.transforms.read_rows import InputOptions
+from facecap.transforms.store import WRITING_ERRORS, disk_errors
 
 
 def stage(source: SourceFile, output: Path, options: InputOptions) -> str:
@@ -62,13 +64,15 @@ def state_hash(source: SourceFile, *more: str) -> str:
 @contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
     """A path to write to that becomes `target` when all went well, and goes when not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex}")
     try:
-        yield temporary
-        temporary.replace(target)
+        with disk_errors(target.parent, WRITING_ERRORS):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _explain(error: Exception) -> str:
