@@ -112,7 +112,9 @@ def run(list_path: str | Path, output: str | Path, workers: int) -> Result:
     settings = Settings()
     plan = make_plan(read_footers([str(list_path)]), settings.input, str(list_path), None, None)
     download = DownloadOptions(
-        allow_private_hosts=_hosts(plan), per_host=settings.download.concurrency
+        allow_private_hosts=_hosts(plan),
+        per_host=settings.download.concurrency,
+        prefetch_bytes=256 << 20,  # goes on fetching while a shard is synced to the disk
     )
     write = WriteConfig(str(store.root), "fetch-only", plan.extra, "{}", 0, settings.decode)
 
