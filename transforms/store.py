@@ -88,7 +88,7 @@ class Spool:
         with disk_errors(root):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - `close` closes it
-                SPOOL_BYTES, "w+b", dir=folder
+                SPOOL_BYTES, dir=str(folder)
             )
 
     def tell(self) -> int:
