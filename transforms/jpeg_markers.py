@@ -9,8 +9,12 @@ _MAX_SCANS = 500
 """Scans of a JPEG, as libjpeg-turbo's own tools advise. Each costs time as the whole image does,
 but only a few bytes; an encoder's progressive JPEG has about ten."""
 
-_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
-"""A marker that a segment follows, or the end of the image."""
+_NAME = rb"([^\x00\x01\xd0-\xd8\xff])"
+_MARKER = re.compile(rb"\xff+" + _NAME, re.DOTALL)
+"""A marker that a segment follows, or the end of the image; fill bytes may stand before it."""
+
+_NEXT_MARKER = re.compile(rb"\xff" + _NAME, re.DOTALL)
+"""To search for one: with the fill bytes in it a long run of 0xFF takes quadratic time."""
 
 _SCAN, _END = 0xDA, 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -56,7 +60,7 @@ def unsupported(body: bytes) -> str | None:
 def _segments(body: bytes, *, garbage: bool) -> Iterator[tuple[int, bytes]]:
     """Each marker with the first 8 bytes of its segment, two of length among them. To the first
     bytes that are no marker, or over `garbage`, as libjpeg does."""
-    find = _MARKER.search if garbage else _MARKER.match
+    find = _NEXT_MARKER.search if garbage else _MARKER.match
     at = 2
     while marker := find(body, at):
         start = body[marker.end() : marker.end() + 8]

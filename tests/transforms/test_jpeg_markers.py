@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from facecap.transforms.jpeg_markers import may_be_lossless, too_many_scans, unsupported
@@ -42,3 +44,13 @@ def test_scans_are_counted_to_the_end_of_the_image():
 
 def test_a_lossless_frame_is_seen_anywhere():
     assert may_be_lossless(JPEG.replace(b"\xff\xc0", b"\xff\xc3"))
+
+
+def test_a_long_run_of_fill_bytes_takes_linear_time():
+    """Quadratic, this one takes hours."""
+    comment = b"\xff\xfe" + (2 + 2 * 601).to_bytes(2, "big") + b"\xff\xda" * 601
+    body = JPEG[:2] + comment + JPEG[2:-2] + b"\xff" * 2_000_000 + b"\x00\x00\xff\xd9"
+    started = time.process_time()
+    assert not too_many_scans(body) and unsupported(body) is None
+    assert unsupported(b"\xff\xd8" + b"\xff" * 2_000_000 + b"\x00") is None
+    assert time.process_time() - started < 5
