@@ -55,6 +55,23 @@ class Where:
         """For each row of a table that holds `columns` whether it satisfies the condition; None
         where SQL says NULL or the condition cannot be evaluated (a cast of a text that is no
         number). Texts must be UTF-8."""
+        import duckdb
+
+        try:
+            return self._evaluate(rows)
+        # TRY does not catch them all (a bad ESCAPE); one row must not take the others along.
+        except (
+            duckdb.DataError,
+            duckdb.NotSupportedError,
+            duckdb.OutOfMemoryException,
+            duckdb.ProgrammingError,
+        ):
+            if len(rows) == 1:
+                return [None]
+            return [self.satisfied(rows.slice(n, 1))[0] for n in range(len(rows))]
+
+    def _evaluate(self, rows: pa.Table) -> list[bool | None]:
+        """As `satisfied`; raises duckdb.Error."""
         found = _query(rows.select(self.columns), _TRY.format(self.condition))
         values: list[bool | None] = found.to_arrow_table().column(0).to_pylist()
         return values
@@ -74,7 +91,11 @@ def check(condition: str, types: Mapping[str, pa.DataType]) -> Where:
         empty = pa.table({name: pa.array([], types[name]) for name in columns})
         (kind,) = _query(empty, _QUERY.format(condition)).types
         where = Where(condition, columns)
-        where.satisfied(empty)
+        where._evaluate(empty)
+        made_up = [
+            pa.array(["x"] if pa.types.is_string(t) else [None], t) for t in empty.schema.types
+        ]
+        where._evaluate(pa.table(made_up, list(columns)))
     except (duckdb.Error, pa.ArrowException, UnicodeError) as error:
         reason = " ".join(str(error).split("\n\n")[0].split())[:300]
         if "Cannot compare" in reason or "No function matches" in reason:

@@ -171,3 +171,16 @@ def test_it_is_cheap_and_keeps_no_memory() -> None:
         where.satisfied(table)
     assert (time.process_time() - start) / (100 * rows) < 20e-6  # measured: 2 us
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10  # in KiB
+
+
+def test_a_row_that_duckdb_refuses_costs_no_other_row() -> None:
+    where = check("TEXT LIKE '1%!' ESCAPE '!'", {"TEXT": pa.string()})
+    rows = pa.table({"TEXT": ["x", "http://127.0.0.1/a,100%!", "100%!", None]})
+    found = where.satisfied(rows)
+    assert found == [False, False, None, None]
+    assert found == [where.satisfied(rows.slice(n, 1))[0] for n in range(4)]
+
+
+def test_a_condition_that_no_text_can_be_asked_is_refused() -> None:
+    with pytest.raises(WhereError, match="escape string"):
+        check("TEXT LIKE '%5' ESCAPE 'xx'", {"TEXT": pa.string()})
