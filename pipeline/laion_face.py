@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -244,7 +245,11 @@ def _read_npy(source: SourceFile, file: IO[bytes], _: InputOptions) -> Iterator[
     }
     if version not in headers:
         raise ValueError(f"is a .npy of version {version}; save it anew with numpy.save")
-    shape, _order, dtype = headers[version](file)
+    try:
+        shape, _order, dtype = headers[version](file)
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:
+        # numpy mends headers of Python 2 by the tokenize module, and lets out what that raises.
+        raise ValueError(f"is no sound .npy file ({error}); save it anew with numpy.save") from None
     if len(shape) != 1 or dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ValueError(f"holds {dtype} {shape}, not a one-dimensional array of integers")
     left = shape[0] * dtype.itemsize

@@ -55,13 +55,16 @@ def _walk(file: IO[bytes]) -> array[int]:
     while True:
         code = read(1)
         if code == b"\x8a":  # LONG1
-            stack.append(int.from_bytes(_exactly(file, read(1)[0]), "little", signed=True))
+            stack.append(
+                int.from_bytes(_exactly(file, _exactly(file, 1)[0]), "little", signed=True)
+            )
         elif code in _INTEGERS:
             size, form = _INTEGERS[code]
             stack.append(struct.unpack(form, read(size))[0])
         elif code == b"G":  # BINFLOAT
             (value,) = struct.unpack(">d", read(8))
-            stack.append(int(value) if value.is_integer() else _OTHER)
+            whole = value.is_integer() and abs(value) < 2**63
+            stack.append(int(value) if whole else _OTHER)
         elif code == b"(":  # MARK
             marks.append(stack)
             stack = []

@@ -56,9 +56,13 @@ def run(source: Path, output: Path, ids: Path, **more: str) -> tuple[list[dict],
 
 def pth(ids: list[list[int]], protocol: int = 2) -> bytes:
     """What torch.save writes, as far as a reader of the pickle in it is concerned."""
+    return pth_of(pickle.dumps(ids, protocol))
+
+
+def pth_of(data: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("laion_face_ids/data.pkl", pickle.dumps(ids, protocol))
+        archive.writestr("laion_face_ids/data.pkl", data)
         archive.writestr("laion_face_ids/version", "3\n")
     return file.getvalue()
 
@@ -151,6 +155,8 @@ def test_joined_once_and_found_again(tmp_path: Path) -> None:
         ("a.npy", npy([]), "holds no ids"),
         ("a.npy", b"\x93NUMPY\x01\x00", "a.npy"),
         ("a.npy", npy([1, 2, 3])[:-3], "ends early"),
+        ("a.npy", npy([1]).replace(b"(1,)", b"(1, "), "no sound .npy file .*; save it anew"),
+        ("a.pth", pth_of(b"\x80\x02]\x8a"), r"ends early; convert it: python -c"),
         ("a.npy", npy([[1], [2]]), "not a one-dimensional array of integers"),  # type: ignore[list-item]
         ("a.parquet", b"PAR1", "a.parquet"),
         ("a.parquet", parquet([1], pa.int64(), "x", "y"), "has no column 'SAMPLE_ID'"),

@@ -75,3 +75,14 @@ def test_a_compressed_zip_and_a_growing_stack_are_refused() -> None:
     for endless in (b"]" * 3_000_000, b"(" * 3_000_000, b"(" + b"K\x01" * 3_000_000):
         with pytest.raises(PickleError, match="more than plain lists"):
             pickled_ids(torch_file(b"\x80\x02" + endless))
+
+
+def test_a_pickle_that_ends_inside_a_number() -> None:
+    for data in (b"\x80\x02]\x8a", b"\x80\x02]\x8a\x05\x01", b"\x80\x02]K", b"\x80\x02]G\x00"):
+        with pytest.raises(PickleError):
+            pickled_ids(torch_file(data))
+
+
+def test_doubles_that_are_no_ids_are_left_out() -> None:
+    values = [1e300, -1e300, 2.0**63, 0.5, float("nan"), float("inf"), 9.0]
+    assert pickled_ids(torch_file(pickle.dumps(values, 2))).tolist() == [9]
