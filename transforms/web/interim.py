@@ -31,4 +31,4 @@ class BoundedResponse(aiohttp.ClientResponse):
         try:
             return await super().start(connection)
         finally:
-            protocol.read = read
+            del protocol.read  # the class's own again; a bound method would be a cycle
