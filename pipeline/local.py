@@ -75,6 +75,9 @@ def run_locally(
                         raise SuccessRateTooLow(low)
             except KeyboardInterrupt:
                 raise Interrupted from None
+            except OSError as error:
+                # The workers' progress files cannot be read.
+                raise BuildFailed(f"{error}; mend that and give the same command") from error
         show(watch.look())
     if graph.error is not None:
         raise BuildFailed(_in_words(graph.error))

@@ -13,6 +13,7 @@ import fcntl
 import json
 import mmap
 import os
+import resource
 import struct
 import threading
 from dataclasses import dataclass
@@ -115,8 +116,10 @@ _start_lock = threading.Lock()
 
 
 def start(run: Run) -> None:
-    """Start reporting for `run` in this process; once per run, from any DoFn's setup."""
+    """Start reporting for `run` in this process; once per run, from any DoFn's setup. Raises
+    the limit of open files, of which every connection takes one, as far as it goes."""
     global _worker
+    _raise_file_limit()
     if run.folder is None:
         return
     with _start_lock:
@@ -124,6 +127,12 @@ def start(run: Run) -> None:
         if _worker is None or _worker.folder != folder:
             with disk_errors(Path(run.output)):
                 _worker = Worker(run, folder)
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS: "unlimited" is more than it allows
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def stop() -> None:

@@ -150,3 +150,14 @@ def test_a_run_folder_that_is_taken_away_is_no_error(run: worker.Run, tmp_path: 
     reporter.mark(3)
     reporter.stop()
     assert worker.read_reports(folder) == []
+
+
+def test_a_worker_has_all_the_open_files_it_may_have() -> None:
+    code = (
+        "import resource; from facecap.transforms import worker; files = resource.RLIMIT_NOFILE; "
+        "hard = min(resource.getrlimit(files)[1], 4096); "
+        "resource.setrlimit(files, (512, hard)); "
+        "worker.start(worker.Run()); print(resource.getrlimit(files) == (hard, hard))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

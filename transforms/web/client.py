@@ -15,6 +15,7 @@ from yarl import URL
 from facecap.schemas.outcomes import Reason
 from facecap.transforms.railway import MACHINE_ERRORS
 from facecap.transforms.web.addresses import AllowedHosts, Hop, checked_socket, current_hop
+from facecap.transforms.web.connector import BoundedConnector
 from facecap.transforms.web.failure import Failed
 from facecap.transforms.web.interim import BoundedResponse
 from facecap.transforms.web.limits import Limits
@@ -41,8 +42,8 @@ class Client:
         limits = Limits.of(options)
         self._resolver = CachingResolver(limits.dns)
         # The number of connections is bounded by the gate, which knows the queue from the
-        # deadline; the connector's own limits do not.
-        connector = aiohttp.TCPConnector(
+        # deadline; aiohttp's own limits do not.
+        connector = BoundedConnector(
             limit=0,
             resolver=self._resolver,
             use_dns_cache=False,
