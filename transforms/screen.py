@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -183,7 +183,12 @@ class ScreenFn(beam.DoFn):
         self._config, self._stage, self._check = config, stage, check
 
     def process(self, batch: SampleBatch) -> Any:
-        yield railway.map_live(batch, self._stage, lambda s: self._check(s, self._config))
+        batch = railway.map_live(batch, self._stage, lambda s: self._check(s, self._config))
+        if self._stage is Stage.READ and any(s.drop and s.fetched for s in batch.samples):
+            # A tar brings its images along; a row that must not be fetched has none, as by URL.
+            kept = (replace(s, fetched=None) if s.drop else s for s in batch.samples)
+            batch = replace(batch, samples=tuple(kept))
+        yield batch
 
 
 class ScreenRows(beam.PTransform):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from facecap.schemas.outcomes import Reason, Stage
+from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Fetched, Sample, SampleBatch
 from facecap.schemas.shard import ShardSpec
 from facecap.transforms import block_list, screen
@@ -181,3 +181,12 @@ def test_dropped_samples_pass_by() -> None:
     assert batch.samples == (fetched(),) and batch.shard_rows == 1
     empty = SampleBatch(spec, (), shard_rows=0)
     assert list(ScreenFn(ScreenConfig(), Stage.SCREEN, screen_body).process(empty)) == [empty]
+
+
+def test_a_row_of_a_tar_that_must_not_be_fetched_brings_nothing(blocks: ScreenConfig) -> None:
+    blocked = replace(fetched(), url="http://bad.example/")
+    batch = SampleBatch(ShardSpec(0, 0, ()), (blocked, fetched()), shard_rows=2)
+    (found,) = ScreenFn(blocks, Stage.READ, screen_row).process(batch)
+    drop = Drop(Stage.READ, Reason.BLOCKED_DOMAIN, "bad.example")
+    assert found.samples == (replace(blocked, drop=drop, fetched=None), fetched())
+    assert found.shard_rows == 2
