@@ -103,7 +103,8 @@ def open_tables(source: SourceFile, options: InputOptions) -> AbstractContextMan
 
 
 def _open(source: SourceFile) -> AbstractContextManager[io.BufferedReader]:
-    return open_text(source.path, source.size, gzipped=source.path.lower().endswith(".gz"))
+    gzipped = source.path.lower().endswith(".gz")
+    return open_text(source.path, source.size, gzipped=gzipped, one_newline=source.format == "txt")
 
 
 @contextmanager
@@ -124,9 +125,7 @@ def _open_csv(source: SourceFile, text: Iterable[str]) -> Iterator[pa_csv.CSVStr
         pa_csv.open_csv(
             file,
             read_options=pa_csv.ReadOptions(block_size=BLOCK_BYTES),
-            parse_options=pa_csv.ParseOptions(
-                delimiter="\t" if source.format == "tsv" else ",", newlines_in_values=True
-            ),
+            parse_options=_CSV if source.format == "csv" else _TSV,
             # An alt text "NA" or "null" is a text, not a missing value.
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(text, pa.string()), strings_can_be_null=False
@@ -134,6 +133,11 @@ def _open_csv(source: SourceFile, text: Iterable[str]) -> Iterator[pa_csv.CSVStr
         ) as reader,
     ):
         yield reader
+
+
+_CSV = pa_csv.ParseOptions(newlines_in_values=True)
+# A TSV has no quotes: one that begins an alt text would swallow the rows up to the next.
+_TSV = pa_csv.ParseOptions(delimiter="\t", quote_char=False)
 
 
 @contextmanager

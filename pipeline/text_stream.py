@@ -32,25 +32,31 @@ class UnreadableText(OSError):
 
 
 @contextmanager
-def open_text(path: str, size: int, *, gzipped: bool) -> Iterator[io.BufferedReader]:
+def open_text(
+    path: str, size: int, *, gzipped: bool, one_newline: bool = False
+) -> Iterator[io.BufferedReader]:
     """The file at `path` (any fsspec URL, `size` bytes) as UTF-8 without a byte order mark.
 
     Bytes that are not UTF-8 become U+FFFD, so they cost no more than the cell that holds them.
+    With `one_newline` every CR and CR LF becomes LF.
     Reading raises UnreadableText on a damaged or truncated gzip, on one that expands more than
     MAX_EXPANSION times (and to more than EXPANSION_ALLOWED_BYTES), and on UTF-16.
     """
     with fsspec.open(path, "rb") as raw:
         limit = max(EXPANSION_ALLOWED_BYTES, MAX_EXPANSION * size)
         source: IO[bytes] = gzip.GzipFile(fileobj=raw) if gzipped else raw  # type: ignore[assignment]
-        text: Any = _Utf8(source, limit if gzipped else None)
+        text: Any = _Utf8(source, limit if gzipped else None, one_newline)
         with io.BufferedReader(text, _CHUNK_BYTES) as file:
             yield file
 
 
 class _Utf8(io.RawIOBase):
-    def __init__(self, source: IO[bytes], limit: int | None) -> None:
+    def __init__(self, source: IO[bytes], limit: int | None, one_newline: bool) -> None:
         self._source, self._limit = source, limit
+        self._decoder: codecs.IncrementalDecoder | io.IncrementalNewlineDecoder
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        if one_newline:
+            self._decoder = io.IncrementalNewlineDecoder(self._decoder, translate=True)
         self._ready = memoryview(b"")
         self._read = 0
         self._ended = False
@@ -73,7 +79,7 @@ class _Utf8(io.RawIOBase):
             raise UnreadableText("the gzip file is truncated; fetch it again") from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise UnreadableText(f"not a sound gzip file ({error}); fetch it again") from None
-        if not self._read and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if not self._read and _is_utf16(data):
             raise UnreadableText("is UTF-16 text; save it as UTF-8")
         self._read += len(data)
         if self._limit is not None and self._read > self._limit:
@@ -83,6 +89,12 @@ class _Utf8(io.RawIOBase):
             )
         self._ended = not data
         self._ready = memoryview(self._decoder.decode(data, final=self._ended).encode())
+
+
+def _is_utf16(start: bytes) -> bool:
+    """By its mark, or because every other byte is NUL, as of most text in ASCII."""
+    marked = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return marked or start.count(0, 0, 1000) * 3 > len(start[:1000])
 
 
 def whole_lines(file: io.BufferedReader) -> Iterator[bytes]:

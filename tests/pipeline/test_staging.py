@@ -182,6 +182,30 @@ def test_a_txt_holds_a_url_on_each_line(tmp_path: Path, suffix: str) -> None:
     assert staged(path, tmp_path / "out", url_column="link").to_pydict() == {"link": urls}
 
 
+def test_a_tsv_has_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text('url\tTEXT\nu1\t"big\nu2\tsmall"\r\nu3\t"c ""d"""\n')
+    table = staged(path, tmp_path / "out")
+    assert table["url"].to_pylist() == ["u1", "u2", "u3"]
+    assert table["TEXT"].to_pylist() == ['"big', 'small"', '"c ""d"""']
+
+
+def test_a_txt_of_an_old_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_stream, "BLOCK_BYTES", 64)
+    path = tmp_path / "a.txt"
+    urls = [f"http://h/{n}" for n in range(20)]
+    path.write_bytes("\r".join(urls).encode() + b"\r\r")
+    assert staged(path, tmp_path / "out").to_pydict() == {"url": urls}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl"])
+def test_utf16_without_a_mark_is_named(tmp_path: Path, name: str, encoding: str) -> None:
+    (tmp_path / name).write_bytes(FORMS.get(name, "http://h/1\nhttp://h/2\n").encode(encoding))
+    with pytest.raises(UsageError, match="is UTF-16 text; save it as UTF-8"):
+        staged(tmp_path / name, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [

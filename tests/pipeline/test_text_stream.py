@@ -9,7 +9,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from facecap.pipeline import text_stream
@@ -32,6 +32,7 @@ def read(path: Path, *, gzipped: bool = False) -> bytes:
 def test_any_bytes_become_utf8(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes"
     path.write_bytes(b"x" + data)
+    assume(data.count(0) * 3 <= len(data))  # that would be UTF-16
     assert read(path).decode() == "x" + data.decode(errors="replace")
 
 
