@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from yarl import URL
 
+from facecap.schemas.outcomes import Reason
 from facecap.transforms.web.failure import Failed
 
 DEAD_ATTEMPTS = 8
-GIVEN_UP_S = 300.0
+PROBE_EVERY_S = 30.0
 MAX_PAUSE_S = 30.0
 FREE_PAUSE_S = 60.0
 MAX_HOSTS = 100_000
@@ -23,12 +24,13 @@ MAX_HOSTS = 100_000
 
 @dataclass(slots=True)
 class _Host:
-    """`failures` attempts in a row, since `failing_since`, made no connection."""
+    """`failures` attempts in a row made no connection, the first of them at `failing_since`.
+    `why` is set for a host given up, which is tried again at `next_probe`."""
 
     failures: int = 0
     failing_since: float = 0.0
-    given_up_until: float = 0.0
     why: Failed | None = None
+    next_probe: float = 0.0
     known_since: float = field(default_factory=time.monotonic)
     paused_until: float = 0.0
     paused_s: float = 0.0
@@ -37,11 +39,12 @@ class _Host:
 class Hosts:
     """Keeps a record of hosts (with their ports) that failed; most never do.
 
-    A host is given up for GIVEN_UP_S when DEAD_ATTEMPTS attempts or more in a row, over at least
-    `patience_s`, brought no connection about: no answer to SYN or from the name server, or a
-    refusal. With the deadline of a URL for `patience_s`, no attempt is left out that could have
-    succeeded before another URL's retries ran out. What is left out fails exactly as what was
-    tried did, so the ledger does not tell the two apart. An HTTP status never counts.
+    A host is given up when DEAD_ATTEMPTS attempts or more in a row, the first and the last at
+    least `patience_s` apart, brought no connection about: no answer to SYN or from the name
+    server, or a refusal. From then on one URL in PROBE_EVERY_S is tried; any other outcome than
+    these, of it or of one still under way, and the host is as good as new. What is left out
+    fails exactly as what was tried did, so the ledger does not tell the two apart. An HTTP status
+    never counts.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -66,35 +69,44 @@ class Hosts:
         """Around one request; notes how it ends. Raises the last failure of a host given up."""
         key = _key(url)
         host = self._hosts.get(key)
-        start = time.monotonic()
-        if host is not None and host.why is not None and start < host.given_up_until:
-            failed = host.why.copy()
-            failed.may_retry = False
-            raise failed
+        if host is not None and host.why is not None:
+            now = time.monotonic()
+            if now < host.next_probe:
+                failed = host.why.copy()
+                failed.may_retry = False
+                raise failed
+            host.next_probe = now + PROBE_EVERY_S
         try:
             yield
         except Failed as failed:
-            if failed.connected:
-                self._forgive(key)
-            elif failed.may_retry:
-                self._count(key, failed, start)
+            if failed.attempted:
+                self._note(key, failed)
             if failed.retry_after:
                 self._pause(key, failed.retry_after)
             raise
         self._forgive(key)
 
+    def _note(self, key: str, failed: Failed) -> None:
+        if not failed.connected and failed.may_retry:
+            self._count(key, failed)
+        elif failed.connected or failed.drop.reason is not Reason.TIMEOUT:
+            self._forgive(key)  # but the end of a deadline tells nothing
+
     def _forgive(self, key: str) -> None:
         host = self._hosts.get(key)
         if host is not None:
-            host.failures = 0
+            host.failures, host.why = 0, None
 
-    def _count(self, key: str, failed: Failed, start: float) -> None:
+    def _count(self, key: str, failed: Failed) -> None:
         host, now = self._record(key), time.monotonic()
         if not host.failures:
-            host.failing_since = start
+            # Not when it began: the host may have answered another URL since.
+            host.failing_since = now
         host.failures += 1
         if host.failures >= DEAD_ATTEMPTS and now - host.failing_since >= self._patience_s:
-            host.given_up_until, host.why = now + GIVEN_UP_S, failed.copy()
+            if host.why is None:
+                host.next_probe = now + PROBE_EVERY_S
+            host.why = failed.copy()
 
     def _pause(self, key: str, seconds: float) -> None:
         """Bounded, because a hostile host asks for years: one pause by MAX_PAUSE_S, all of them

@@ -71,7 +71,9 @@ class Robots:
         robots_unreachable, or why the host cannot be connected to at all."""
         rules = await self._cache.get(str(url.origin()))
         if isinstance(rules, Failed):
-            raise rules.copy()
+            failed = rules.copy()
+            rules.attempted = False  # one load is one attempt, however many URLs wait for it
+            raise failed
         if rules is None:
             return
         text = str(url)
@@ -82,7 +84,7 @@ class Robots:
         else:
             allowed = rules.allow(text)
         if not allowed:
-            raise Failed(Reason.ROBOTS_DISALLOWED)
+            raise Failed(Reason.ROBOTS_DISALLOWED, attempted=False)
 
     async def close(self) -> None:
         await self._cache.close()

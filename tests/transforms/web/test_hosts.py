@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from facecap.schemas.outcomes import Reason
 from facecap.transforms.download import DownloadOptions
 from facecap.transforms.web import hosts
 from facecap.transforms.web.failure import Failed
+from facecap.transforms.web.fetch import Fetcher
+from facecap.transforms.web.gate import Gate
 from facecap.transforms.web.hosts import Hosts
 from tests.hostile import black_hole
 from tests.servers import ImageServer, Route
@@ -69,19 +72,65 @@ def test_a_name_without_an_answer_is_given_up_too(monkeypatch: pytest.MonkeyPatc
         pass  # another port, another host
 
 
-def test_a_host_is_tried_again_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosts, "GIVEN_UP_S", 0.05)
+def fail(known: Hosts, times: int, reason: Reason = Reason.CONNECTION) -> int:
+    """Visits that make no connection; returns how many were let through."""
+    attempts = 0
+    for _ in range(times):
+        with pytest.raises(Failed) as failed, known.visit(HOST):
+            attempts += 1
+            raise Failed(reason, connected=False)
+        assert failed.value.drop.reason is reason
+    return attempts
+
+
+def test_one_url_at_a_time_probes_a_host_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "PROBE_EVERY_S", 0.05)
     known = Hosts(patience_s=0.0)
-    for _ in range(20):
-        with pytest.raises(Failed), known.visit(HOST):
-            raise Failed(Reason.CONNECTION, connected=False)
+    fail(known, 20)
+    for _ in range(3):
+        time.sleep(0.06)
+        assert fail(known, 20) == 1
     time.sleep(0.06)
     with known.visit(HOST):
         pass  # it lives again, and one more failure does not kill it
-    for _ in range(2):
-        with pytest.raises(Failed) as failed, known.visit(HOST):
-            raise Failed(Reason.TIMEOUT, connected=False)
-        assert failed.value.drop.reason is Reason.TIMEOUT
+    assert fail(known, 2, Reason.TIMEOUT) == 2
+
+
+@pytest.mark.parametrize("refused", [None, Failed(Reason.SERVER_ERROR), Failed(Reason.TLS)])
+def test_an_answer_under_way_revives_a_host_given_up(refused: Failed | None) -> None:
+    known = Hosts(patience_s=0.0)
+    with contextlib.suppress(Failed), known.visit(HOST):
+        assert fail(known, 20) == hosts.DEAD_ATTEMPTS
+        if refused is not None:
+            refused.connected = refused.drop.reason is not Reason.TLS
+            raise refused
+    assert fail(known, 20) == hosts.DEAD_ATTEMPTS
+
+
+def test_patience_starts_after_the_last_answer() -> None:
+    known = Hosts(patience_s=0.2)
+    with contextlib.suppress(Failed), known.visit(HOST):
+        time.sleep(0.25)
+        with known.visit(HOST):
+            pass
+        raise Failed(Reason.TIMEOUT, connected=False)
+    assert fail(known, 20) == 20
+
+
+def test_urls_that_share_a_load_of_robots_txt_are_one_attempt(hole: int) -> None:
+    settings = options(
+        ImageServer({}), allow_private_hosts=("127.0.0.1",), timeout_s=0.9, per_host=16, retries=0
+    )
+
+    async def failures() -> int:
+        fetcher = Fetcher(settings, Gate(settings.concurrency, settings.per_host, 1 << 30))
+        urls = [f"http://127.0.0.1:{hole}/{n}" for n in range(settings.per_host)]
+        got = await asyncio.gather(*map(fetcher.fetch, urls), return_exceptions=True)
+        assert all(isinstance(each, Failed) for each in got)
+        await fetcher.close()
+        return fetcher._hosts._hosts[f"127.0.0.1:{hole}"].failures
+
+    assert asyncio.run(failures()) == 1
 
 
 @pytest.mark.parametrize(
