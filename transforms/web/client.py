@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -82,8 +83,8 @@ class Client:
                 hop.status = response.status
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
-                raise  # no file descriptor or memory left: not the host's fault
+            if _machine_failed(error):
+                raise
             raise _failure(error, hop) from error
         finally:
             current_hop.reset(token)
@@ -147,6 +148,14 @@ def retry_after(value: str) -> float | None:
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _machine_failed(error: Exception) -> bool:
+    """Whether no file descriptor or memory was left: not the host's fault. The numbers of TLS
+    errors are OpenSSL's own, 5 among them, which is EIO elsewhere."""
+    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+        return False
+    return isinstance(error, OSError) and error.errno in MACHINE_ERRORS
 
 
 def _failure(error: Exception, hop: Hop) -> Failed:
