@@ -172,9 +172,9 @@ def _line_note() -> str:
         "(`keep_ratio_largest`, never enlarged, JPEG), then a loop over insightface's SCRFD at "
         "640 x 640 on the stored images, which does nothing more: no crops, no attributes. Their "
         f"seconds are added; img2dataset has {rounds.LINE_THREADS} threads; the loop's model is "
-        "loaded before its seconds start. The loop runs as one "
-        "process with ONNX Runtime's default threads and as two processes with one thread each; "
-        "the faster one counts.\n"
+        "loaded before its seconds start. The ratio is against the loop as users write it, one "
+        "process with ONNX Runtime's default threads; the second table has it against two "
+        "processes with one thread each, too.\n"
     )
 
 
