@@ -19,6 +19,7 @@ import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
 from facecap.pipeline.errors import UsageError
+from facecap.pipeline.odd_json import changed_column, has_empty_struct, merge_types, with_texts
 from facecap.pipeline.output import STAGED
 from facecap.pipeline.plan import CAPTION_COLUMNS, URL_COLUMNS, SourceFile
 from facecap.pipeline.text_stream import (
@@ -82,6 +83,8 @@ def _explain(error: Exception) -> str:
             f"has a record of more than {BLOCK_BYTES >> 20} MiB; look for a quotation mark "
             "that is never closed"
         )
+    if "specified twice" in reason:
+        return f"{reason}; remove one of the two from its object"
     return reason
 
 
@@ -156,36 +159,62 @@ def _read_txt(source: SourceFile, options: InputOptions) -> Iterator[Tables]:
 
 @contextmanager
 def _read_json(source: SourceFile, options: InputOptions) -> Iterator[Tables]:
-    """Twice through the file: a field may first appear in its last line."""
+    """Twice through the file: a field may first appear in its last line. A column that no one type
+    holds is text."""
     known = {*URL_COLUMNS, *CAPTION_COLUMNS, options.url_column, options.caption_column}
-    schema = pa.schema([])
+    types: dict[str, pa.DataType] = {}
+    texts: set[str] = set()
     with _open(source) as file:
-        for table in _json_tables(file):
+        for table in _json_tables(file, texts):
             found = [f.with_type(replace_leaves(f.type, _as_written)) for f in table.schema]
-            schema = pa.unify_schemas([schema, pa.schema(found)], promote_options="permissive")
-    if not schema.names:
+            types = merge_types(types, pa.schema(found), texts)
+    if not types:
         raise UnreadableText("holds no JSON object")
-    schema = pa.schema([f.with_type(pa.string()) if f.name in known else f for f in schema])
+    urls = (options.url_column,) if options.url_column else URL_COLUMNS
+    url = next((name for name in urls if name in types), None)
+    if url is not None and pa.types.is_nested(types[url]):
+        raise UnreadableText(
+            f"column {url!r} holds {str(types[url])[:60]}, not URLs; write one object for each row"
+        )
+    texts.update(n for n, kind in types.items() if n in known or has_empty_struct(kind))
+    schema = pa.schema({n: pa.string() if n in texts else kind for n, kind in types.items()})
+    odd = {n for n in texts if n not in known or not _is_text_or_null(types[n])}
     with _open(source) as file:
-        yield schema, _json_tables(file, schema)
+        yield schema, _json_tables(file, odd, schema)
 
 
-def _json_tables(file: io.BufferedReader, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
-    """Tables of about BLOCK_BYTES of text, of JSON Lines or of an array of objects."""
+def _json_tables(
+    file: io.BufferedReader, texts: set[str], schema: pa.Schema | None = None
+) -> Iterator[pa.Table]:
+    """Tables of about BLOCK_BYTES of text, of JSON Lines or of an array of objects, the columns
+    `texts` as text; without a schema those join them whose type changes within a block."""
     while (head := file.peek()) and not head.lstrip():
         file.read(len(head))
     is_array = head.lstrip().startswith(b"[")
     for block in array_blocks(file) if is_array else json_lines(file):
-        if not block.isspace():
+        table = None
+        while table is None and not block.isspace():
             try:
-                yield _json_table(block, schema)
+                table = _json_table(with_texts(block, texts), schema)
             except pa.ArrowInvalid as error:
-                if "surrogate" not in str(error):
+                name = changed_column(error, block)
+                if name is None or name in texts:
                     raise
-                yield _json_table(_ESCAPE.sub(_no_lone_surrogate, block), schema)
+                texts.add(name)
+        if table is not None:
+            yield table
 
 
 def _json_table(block: bytes, schema: pa.Schema | None) -> pa.Table:
+    try:
+        return _parse_json(block, schema)
+    except pa.ArrowInvalid as error:
+        if "surrogate" not in str(error):
+            raise
+        return _parse_json(_ESCAPE.sub(_no_lone_surrogate, block), schema)
+
+
+def _parse_json(block: bytes, schema: pa.Schema | None) -> pa.Table:
     return pa_json.read_json(
         io.BytesIO(block),
         read_options=pa_json.ReadOptions(block_size=len(block)),
@@ -207,6 +236,10 @@ def _no_lone_surrogate(escape: re.Match[bytes]) -> bytes:
 def _as_written(kind: pa.DataType) -> pa.DataType:
     """JSON has no times: Arrow took a text for one."""
     return pa.string() if pa.types.is_timestamp(kind) else kind
+
+
+def _is_text_or_null(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_null(kind))
 
 
 _READERS: dict[str, Callable[[SourceFile, InputOptions], AbstractContextManager[Tables]]] = {

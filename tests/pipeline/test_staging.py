@@ -137,7 +137,7 @@ def test_a_column_named_after_a_refusal_is_staged_as_text(tmp_path: Path) -> Non
         ("a.json", b'{"url": {"0": "http://h/1"}}'),
         ("a.jsonl", b"\n\n"),
         ("a.jsonl", b'{"url": "http://h/1"\n'),
-        ("a.jsonl", b'{"url": 3}\n{"url": "x"}\n'),
+        ("a.jsonl", b'{"url": "x", "w": 1, "w": 2}\n'),
         ("a.jsonl", b"<html></html>"),
     ],
 )
