@@ -77,7 +77,7 @@ def read_lists(options: ScreenOptions) -> ScreenLists:
             try:
                 lists[name] = block_list.read_list(path, kind)
             except BlockListError as error:
-                raise UsageError(f"screen.{name}: {error}; mend or remove the line") from None
+                raise UsageError(f"screen.{name}: {error}") from None
     return ScreenLists(lists, options.unavailable)
 
 

@@ -40,6 +40,9 @@ _PLAIN_URL = re.compile(
 )
 
 
+_NO_ENTRY = {"urls": "is no http or https URL", "domains": "is no host name or IP address"}
+
+
 class BlockListError(ValueError):
     """A list that cannot be used: names the file, the line and what is wrong."""
 
@@ -61,9 +64,11 @@ def key_of(url: URL) -> str:
 def domain_key(entry: str) -> str:
     """A host or IP address in canonical spelling (IDN as punycode, lower case); it stands for
     its subdomains, too, so `*.` before it says nothing new. Raises ValueError."""
-    entry = entry.removeprefix("*").removeprefix(".")
+    entry = entry.removeprefix("*.").removeprefix(".")
     if len(entry) <= 253 and _PLAIN_DOMAIN.match(entry):
         return entry
+    if "*" in entry:
+        raise ValueError("has a * that is no '*.' at its beginning; write the domain alone")
     if re.search(r"[/@?#\s\\]", entry):
         raise ValueError("is no host name or IP address")
     bare_ipv6 = entry.count(":") > 1 and not entry.startswith("[")
@@ -119,8 +124,10 @@ def read_list(path: str, kind: str) -> BlockList:
             try:
                 key = to_key(entry)
             except (ValueError, Failed) as error:
-                reason = "is no http or https URL" if isinstance(error, Failed) else str(error)
-                raise BlockListError(f"{path}, line {number}: {entry[:80]!r} {reason}") from None
+                reason = _NO_ENTRY[kind] if isinstance(error, Failed) else str(error)
+                raise BlockListError(
+                    f"{path}, line {number}: {entry[:80]!r} {reason}; mend or remove the line"
+                ) from None
             if kind == "hashes":
                 algorithms.add(key.partition(":")[0])
             pending += hashlib.blake2b(key.encode(), digest_size=8).digest()
@@ -128,7 +135,9 @@ def read_list(path: str, kind: str) -> BlockList:
                 blocks.append(np.frombuffer(bytes(pending), "<u8"))
                 pending.clear()
     except FileNotFoundError:
-        raise BlockListError(f"{path}: no such file") from None
+        raise BlockListError(
+            f"{path}: no such file; mend the path, or leave the setting out"
+        ) from None
     except (OSError, EOFError, zlib.error, ValueError, ImportError) as error:
         if isinstance(error, BlockListError):
             raise
@@ -144,11 +153,13 @@ def _lines(path: str, content: hashlib._Hash) -> Iterator[str]:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_CHARS), b""), 1):
             content.update(line)
             if len(line) == MAX_LINE_CHARS:
-                raise BlockListError(f"{path}, line {number}: is too long")
+                raise BlockListError(f"{path}, line {number}: is too long; mend or remove the line")
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
-                raise BlockListError(f"{path}, line {number}: is not UTF-8") from None
+                raise BlockListError(
+                    f"{path}, line {number}: is not UTF-8; save it as UTF-8"
+                ) from None
 
 
 def save(keys: Keys, path: Path) -> None:

@@ -91,7 +91,11 @@ def test_a_list_has_comments_blank_lines_and_any_order(tmp_path: Path, name: str
         ("domains", "http://h.example/", "is no host name"),
         ("domains", "h.example:80", "has a port"),
         ("domains", "a b", "is no host name"),
-        ("domains", "300.1.2.3", "is no http or https URL"),
+        ("domains", "300.1.2.3", "is no host name or IP address; mend or remove the line"),
+        ("domains", "a..b", "is no host name or IP address"),
+        ("domains", "evil.*", r"has a \* that"),
+        ("domains", "*", r"has a \* that"),
+        ("domains", "*evil.com", r"has a \* that"),
         ("hashes", "abc", "is no md5, sha1"),
         ("hashes", "x" * 64, "is no md5, sha1"),
         ("hashes", "a" * 32 + "  name.jpg", "is no md5, sha1"),
@@ -113,8 +117,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for name, message in {
         "bad.gz": "bad.gz",
         "cut.gz": "cut.gz",
-        "latin.txt": "line 1: is not UTF-8",
-        "gone.txt": "no such file",
+        "latin.txt": "line 1: is not UTF-8; save it as UTF-8",
+        "gone.txt": "no such file; mend the path, or leave the setting out$",
     }.items():
         with pytest.raises(BlockListError, match=message):
             read_list(str(tmp_path / name), "domains")
