@@ -87,7 +87,8 @@ def join(
     together = hashlib.sha256("\n".join(target.name for target in targets).encode()).hexdigest()
     summary = output / STAGED / f"{together[:16]}.json"
     if not summary.exists() or not all(target.exists() for target in targets):
-        known = _join(lists, paths, targets, options)
+        names = [source.path for source in sources]
+        known = _join(lists, paths, names, targets, options)
         with written_aside(summary) as temporary:
             temporary.write_text(json.dumps(asdict(known)))
     known = IdList(**json.loads(summary.read_text()))
@@ -102,10 +103,12 @@ def join(
 def _join(
     lists: Sequence[SourceFile],
     paths: Sequence[str],
+    names: Sequence[str],
     targets: Sequence[Path],
     options: InputOptions,
 ) -> IdList:
-    columns = [_id_column(f.schema, options, f.path) for f in read_footers(paths)]
+    footers = zip(read_footers(paths), names, strict=True)
+    columns = [_id_column(footer.schema, options, name) for footer, name in footers]
     ids, ignored = read_ids(lists, options)
     found = np.zeros(len(ids), np.bool_)
     for path, target, column in zip(paths, targets, columns, strict=True):

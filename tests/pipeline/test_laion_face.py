@@ -21,6 +21,7 @@ from facecap.pipeline import laion_face
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.laion_face import NO_ID, IdList, join, to_ids
 from facecap.pipeline.plan import find_sources
+from facecap.pipeline.staging import stage
 from facecap.transforms.read_rows import InputOptions
 
 FIRST = 1_581_282_014_547
@@ -189,6 +190,11 @@ def test_the_column_is_named_by_setting(tmp_path: Path) -> None:
         run(path, tmp_path / "out", ids)
     with pytest.raises(UsageError, match=r"^input\.id_column: 'when' .* holds bool, no ids"):
         run(path, tmp_path / "out", ids, id_column="when")
+    (tmp_path / "list.csv").write_text("URL,n\na,2\n")
+    (source,) = find_sources(str(tmp_path / "list.csv"))
+    staged = stage(source, tmp_path / "out", InputOptions())
+    with pytest.raises(UsageError, match=r"^input\.id_column: \S*/list\.csv has no column"):
+        join([source], [staged], tmp_path / "out", InputOptions(sample_ids=str(ids)))
     rows, _ = run(path, tmp_path / "out", ids, id_column="number")
     assert [row["URL"] for row in rows] == ["b"]
 
