@@ -8,12 +8,14 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -30,6 +32,13 @@ ATTEMPTED_BEFORE_JUDGING = 2_000
 _POLL_S = 0.25
 _LOST_WORKER_GRACE_S = 10.0
 _LOG_GRACE_S = 1.0
+_COPY = """
+import contextlib, os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of the input is the end
+while data := os.read(0, 1 << 16):
+    with contextlib.suppress(OSError):
+        os.write(1, data)
+"""
 
 AddGraph = Callable[[beam.Pipeline, worker.Run], object]
 
@@ -240,33 +249,41 @@ def _stderr_to(path: Path) -> Iterator[None]:
     """Send this process's and its workers' standard error to a file: Beam's own messages
     would drown the progress bar."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    log = path.open("ab", buffering=0)
-    kept = os.dup(2)
     # Through a pipe: where writing to standard error fails, as to a file on a full disk, Beam
     # never tells what went wrong, and the build would wait for ever.
-    reading, writing = os.pipe()
-    os.dup2(writing, 2)
-    os.close(writing)
-    copier = threading.Thread(target=_copy, args=(reading, log), name="facecap-log", daemon=True)
-    copier.start()
     stays = False
-    try:
-        yield
-    except (Interrupted, SuccessRateTooLow):
-        stays = True  # what still runs until the process ends would write over the last words
-        raise
-    finally:
-        if not stays:
-            os.dup2(kept, 2)
-            copier.join(_LOG_GRACE_S)
-        os.close(kept)
+    with contextlib.ExitStack() as stack:
+        kept = os.dup(2)
+        stack.callback(os.close, kept)
+        copier = _start_copier(path)
+        with copier.stdin as writing:  # type: ignore[union-attr]
+            os.dup2(writing.fileno(), 2)
+        try:
+            yield
+        except (Interrupted, SuccessRateTooLow):
+            stays = True  # what still runs until the process ends would write over the last words
+            raise
+        finally:
+            if not stays:
+                os.dup2(kept, 2)
+                with contextlib.suppress(subprocess.TimeoutExpired):  # a worker still writes
+                    copier.wait(_LOG_GRACE_S)
 
 
-def _copy(reading: int, log: IO[bytes]) -> None:
-    with log, open(reading, "rb", buffering=0) as pipe:
-        while data := pipe.read(1 << 16):
-            with contextlib.suppress(OSError):
-                log.write(data)
+def _start_copier(path: Path) -> subprocess.Popen[bytes]:
+    """A process that appends its standard input to `path` until nobody can write to it any more.
+    A thread of this one would not do: it ends with an abort() that has just said why, and waits
+    for native code that writes more than a pipe holds while it keeps the interpreter's lock."""
+    with path.open("ab", buffering=0) as log:
+        # In a session of its own, for Ctrl-C is not meant for it.
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _COPY],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def _in_words(error: BaseException) -> str:
