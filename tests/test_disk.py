@@ -18,6 +18,7 @@ import pytest
 
 from facecap.schemas.sample import Sample, SampleBatch
 from facecap.schemas.shard import InputRange, ShardSpec
+from facecap.transforms import store as store_module
 from facecap.transforms import worker
 from facecap.transforms.commit import finish, read_record
 from facecap.transforms.decode import DecodeOptions
@@ -83,8 +84,11 @@ def digests(output: Path) -> dict[str, str]:
     return {str(p.relative_to(output)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_a_disk_that_fills_up_at_any_moment_of_a_shard(disk: Disk, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_at_any_moment_of_a_shard(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The spool, the tars, the Parquet files, the record: the disk is full in each of them."""
+    monkeypatch.setattr(store_module, "SPOOL_BYTES", 1)  # as the spool of a large shard
     build_shard(tmp_path / "undisturbed")
     expected = digests(tmp_path / "undisturbed")
     failed_in: set[str] = set()
@@ -181,7 +185,7 @@ def check_line(stderr: str, output: Path, said: str) -> None:
     assert "Traceback" not in stderr and "Errno" not in stderr
 
 
-@pytest.mark.parametrize("kib", [40, 700])
+@pytest.mark.parametrize("kib", [pytest.param(40, marks=pytest.mark.long), 700])
 def test_a_build_on_a_full_disk_ends_with_one_line_and_continues(
     reference: dict[str, str], photo_list: Path, photo_server: ImageServer, disk: Disk, kib: int
 ) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import apache_beam as beam
+import pytest
 
 from facecap.schemas.sample import SampleBatch
 from facecap.schemas.shard import InputRange, ShardSpec
 from facecap.transforms.coders import SampleBatchCoder
-from tests.pipeline.test_graph import web_scale_pipeline
+from tests.pipeline.test_graph import web_scale_list, web_scale_pipeline, web_scale_tars
 from tests.samples import random_sample
 
 SPEC = ShardSpec(1, 10, (InputRange("x", 0, 5),))
@@ -29,9 +31,15 @@ def test_a_batch_survives_and_its_size_is_told_without_encoding() -> None:
     assert coder.estimate_size(batch()) >= image_bytes > 0
 
 
-def test_every_collection_of_batches_uses_it() -> None:
-    stages = ("ReadRows", "Download", "Detect", "Crop", "ClassifyAttributes", "ComposeCaption")
-    pipeline = web_scale_pipeline()
+@pytest.mark.parametrize(
+    ("plan", "first"),
+    [(web_scale_list(), {"ReadRows", "Download"}), (web_scale_tars(), {"ReadTars"})],
+    ids=["list", "tars"],
+)
+def test_every_collection_of_batches_uses_it(plan: Any, first: set[str]) -> None:
+    screens = {"ScreenRows", "ScreenBodies"}
+    stages = {*first, *screens, "Detect", "Crop", "ClassifyAttributes", "ComposeCaption"}
+    pipeline = web_scale_pipeline(plan)
     coders = {}
 
     class Visitor(beam.pipeline.PipelineVisitor):
@@ -42,6 +50,6 @@ def test_every_collection_of_batches_uses_it() -> None:
                     coders[node.full_label] = beam.coders.registry.get_coder(output.element_type)
 
     pipeline.visit(Visitor())
-    assert {name.split("/")[0] for name in coders} == set(stages)
+    assert {name.split("/")[0] for name in coders} == stages
     wrong = {name: coder for name, coder in coders.items() if type(coder) is not SampleBatchCoder}
     assert not wrong
