@@ -80,33 +80,40 @@ class HashedFile(io.BufferedWriter):
 
 
 class Spool:
-    """Bytes put aside: in memory up to SPOOL_BYTES, then in a nameless file that is gone with
-    the process, however it ends."""
+    """Bytes put aside: as they are while there is room in SPOOL_BYTES, then in a nameless file
+    that is gone with the process, however it ends."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root = root
+        self._room = SPOOL_BYTES
+        self._kept: list[bytes | tuple[int, int]] = []
         with disk_errors(root):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - `close` closes it
-                SPOOL_BYTES, dir=str(folder)
-            )
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - `close` closes it
 
-    def tell(self) -> int:
-        return self._file.tell()
+    def put(self, data: bytes) -> int:
+        """Put `data` aside; returns the number to ask for it by."""
+        if len(data) <= self._room:
+            self._kept.append(data)
+            self._room -= len(data)
+        else:
+            with disk_errors(self._root):
+                self._kept.append((self._file.seek(0, io.SEEK_END), len(data)))
+                self._file.write(data)
+        return len(self._kept) - 1
 
-    def seek(self, offset: int) -> None:
+    def get(self, number: int) -> bytes:
+        """What `put` was given."""
+        kept = self._kept[number]
+        if isinstance(kept, bytes):
+            return kept
+        offset, size = kept
         with disk_errors(self._root):
             self._file.seek(offset)
-
-    def read(self, size: int) -> bytes:
-        with disk_errors(self._root):
             return self._file.read(size)
 
-    def write(self, data: bytes) -> None:
-        with disk_errors(self._root):
-            self._file.write(data)
-
     def close(self) -> None:
+        self._kept.clear()
         with contextlib.suppress(OSError):  # what did not fit is of no use any more
             self._file.close()
 
@@ -183,7 +190,7 @@ class Store:
                 os.fsync(file.fileno())
 
     def spool(self) -> Spool:
-        """A temporary file on the same disk."""
+        """A place for the bytes of a shard until it is complete."""
         return Spool(self.root, self.path("_attempts"))
 
     def entry(self, name: str, final_name: str) -> FileEntry:

@@ -71,7 +71,7 @@ class ShardWriter:
         self._expected = None if spec.tar else spec.rows
         self._counts = Counts()
         self._ledger: dict[int, dict[str, Any]] = {}
-        self._crops: list[tuple[str, dict[str, Any], int, int]] = []
+        self._crops: list[tuple[str, dict[str, Any], int]] = []
         self._files: dict[str, FileEntry] = {}
         self._spool = store.spool()
         self._rejects = RejectSampler(spec, config.reject_samples, config.decode)
@@ -101,10 +101,8 @@ class ShardWriter:
     def _spool_face(self, sample: Sample, face: Face) -> None:
         assert face.crop is not None  # it was kept
         key = face_key(self.spec.number, self.spec.first_row, sample.row, face.rank)
-        offset = self._spool.tell()
-        self._spool.write(face.crop.jpeg)
-        row = metadata_row(key, sample, face)
-        self._crops.append((key, row, offset, len(face.crop.jpeg)))
+        number = self._spool.put(face.crop.jpeg)
+        self._crops.append((key, metadata_row(key, sample, face), number))
 
     def close(self) -> CommitRecord:
         """Write the files, check conservation, commit.
@@ -125,7 +123,7 @@ class ShardWriter:
         attempt = f"{spec.name}-{uuid.uuid4().hex}"
         self._crops.sort(key=lambda crop: crop[0])
         self._write_tar(attempt)
-        faces = [row for _, row, _, _ in self._crops]
+        faces = [row for _, row, _ in self._crops]
         self._write_table(attempt, "metadata", faces, metadata_schema(self._config.extra))
         self._write_table(attempt, "ledger", [self._ledger[row] for row in expected], LEDGER)
         self._write_rejects(attempt)
@@ -150,12 +148,11 @@ class ShardWriter:
 
     def _write_tar(self, attempt: str) -> None:
         with self._new_file(attempt, "tar") as file, _tar(file) as tar:
-            for key, row, offset, size in self._crops:
-                self._spool.seek(offset)
+            for key, row, number in self._crops:
                 tar.write(
                     {
                         "__key__": key,
-                        "jpg": self._spool.read(size),
+                        "jpg": self._spool.get(number),
                         "json": to_json(row),
                         "txt": row["caption"].encode(),
                     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from facecap.transforms import store as store_module
 from facecap.transforms.store import Store
 
 
@@ -64,13 +65,19 @@ def test_entry_is_size_and_sha256(tmp_path: Path) -> None:
     assert entry.sha256 == hashlib.sha256(b"hello").hexdigest()
 
 
-def test_spool_leaves_nothing_to_see(tmp_path: Path) -> None:
+def test_the_spool_gives_back_what_it_was_given_from_memory_and_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SPOOL_BYTES", 3000)
     store = Store(tmp_path)
     spool = store.spool()
-    spool.write(b"x" * 1000)
-    assert store.list("_attempts") == []
-    spool.seek(10)
-    assert spool.read(5) == b"x" * 5 and spool.tell() == 15
+    pieces = [b"a" * 2000, b"b" * 2000, b"", b"c" * 1000, b"d" * 500, b"e" * 4000]
+    numbers = [spool.put(piece) for piece in pieces]
+    assert store.list("_attempts") == [], "nothing to see"
+    order = [5, 0, 3, 1, 4, 2]
+    assert [spool.get(numbers[i]) for i in order] == [pieces[i] for i in order]
+    late = spool.put(b"f" * 700)  # written behind the last, wherever was read
+    assert [spool.get(n) for n in numbers] == pieces and spool.get(late) == b"f" * 700
     spool.close()
 
 
