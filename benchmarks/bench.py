@@ -62,7 +62,7 @@ def _run(args: argparse.Namespace) -> report.Results:
             _say(f"bare calls: {kernels.bare_seconds(results.kernels) * 1e3:.1f} ms per image")
         server = stack.enter_context(serve(data))
         urls = write_list(folder / "urls.parquet", photos, server, args.rows)
-        bench = rounds.Bench(urls, args.rows, model, server, folder, _say)
+        bench = rounds.Bench(urls, args.rows, model, server, folder, _say, args.keep)
         if "fetch" in args.only:
             results.fetch = rounds.fetch(bench, args.rounds)
         if "line" in args.only:

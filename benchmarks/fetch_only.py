@@ -80,7 +80,6 @@ def bodies_as_faces(batch: SampleBatch) -> SampleBatch:
     return replace(batch, samples=tuple(map(_body_as_face, batch.samples)))
 
 
-_CHIP = np.zeros((1, 1, 3), np.uint8)
 _PROBABILITIES = np.zeros(0, np.float32)
 _ORIGIN = (0.0, 0.0)
 
@@ -88,7 +87,7 @@ _ORIGIN = (0.0, 0.0)
 def _body_as_face(sample: Sample) -> Sample:
     if sample.drop is not None or sample.fetched is None or sample.fetched.body is None:
         return sample
-    crop = Crop(sample.fetched.body, _CHIP, 0, 0, "none", 0.0, 0.0, 0.0, 0.0, "", 1.0)
+    crop = Crop(sample.fetched.body, 0, 0, "none", 0.0, 0.0, 0.0, 0.0, "", 1.0)
     face = Face(
         rank=0,
         box=(0.0, 0.0, 0.0, 0.0),

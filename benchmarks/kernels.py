@@ -1,5 +1,5 @@
-"""The kernel limit: how long the bare library calls take that Detect, Crop and ClassifyAttributes
-make (decode, detect, classify, encode), on one thread of a quiet process.
+"""The kernel limit: how long the bare library calls take that Detect, Crop, ClassifyAttributes and
+EncodeCrops make (decode, detect, classify, encode), on one thread of a quiet process.
 
     python -m benchmarks.kernels          # a table, milliseconds per photograph
 """
@@ -27,6 +27,7 @@ from facecap.pipeline.settings import Settings, load_settings, resolve_models
 from facecap.schemas.sample import Fetched, Sample, SampleBatch
 from facecap.schemas.shard import ShardSpec
 from facecap.transforms.classify_attributes import AttributesHandler
+from facecap.transforms.crop import EncodeCrops
 from facecap.transforms.detect import DetectHandler
 from facecap.transforms.read_rows import BATCH_SIZE
 
@@ -107,11 +108,12 @@ def load_stages(settings: Settings) -> dict[str, Stage]:
     detect = DetectHandler(settings.detect, settings.decode, settings.crop.min_side)
     attributes = AttributesHandler(settings.attributes)
     detector, classifier = detect.load_model(), attributes.load_model()
-    crop = make_crop(settings)._do_fn
+    crop, encode = make_crop(settings)._do_fn, EncodeCrops(settings.crop, settings.decode)._do_fn
     return {
         "detect": lambda batch: next(iter(detect.run_inference(batch, detector))),
         "crop": lambda batch: next(iter(crop.process(batch))),
         "classify": lambda batch: next(iter(attributes.run_inference(batch, classifier))),
+        "encode": lambda batch: next(iter(encode.process(batch))),
     }
 
 

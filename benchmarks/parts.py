@@ -31,7 +31,7 @@ PARTS: tuple[tuple[str, str], ...] = (
     ),
     ("detector, before and after it", r"transforms/detectors/"),
     ("detect, the rest", r"transforms/detect\.py"),
-    ("decode for crops", r"crop_sample .*(transforms/decode|transforms/pixels)"),
+    ("decode for crops", r"(judge|crop)_sample .*(transforms/decode|transforms/pixels)"),
     ("encode crops", r"encode_jpeg "),
     ("phash", r"phash \("),
     ("sharpness, brightness, gray", r"transforms/face_measures"),

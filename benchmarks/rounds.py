@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class Bench:
     server: Server
     folder: Path
     say: Callable[[str], None]
+    keep: bool = False
 
     def run(
         self,
@@ -90,6 +92,12 @@ class Bench:
         self.say(f"{name}: {done.per_second:.0f} images/s, start-up {done.start_up:.1f} s")
         return done
 
+    def forget(self, name: str) -> None:
+        """Remove what a run wrote: 12,000 bodies are 3.4 GB, and a machine whose memory is full of
+        them measures its own swapping."""
+        if not self.keep:
+            shutil.rmtree(self.folder / name)
+
     def img2dataset(self, name: str, threads: int, options: Sequence[str]) -> Round:
         output = self.folder / name
         return self.run(
@@ -112,19 +120,21 @@ class Bench:
 def fetch(bench: Bench, rounds: int) -> Comparison:
     """Fetching alone, in alternated rounds; img2dataset with its best number of threads."""
     result = Comparison()
-    tried = {
-        n: bench.img2dataset(f"fetch-try-{n}", n, tools.WITHOUT_DECODING).per_second
-        for n in THREADS
-    }
+
+    def peer(name: str, threads: int) -> Round:
+        done = bench.img2dataset(name, threads, tools.WITHOUT_DECODING)
+        bench.forget(name)
+        return done
+
+    tried = {n: peer(f"fetch-try-{n}", n).per_second for n in THREADS}
     best = max(tried, key=lambda n: tried[n])
     result.extra = {"threads": best, "tried": tried}
     for i in range(rounds):
         name = f"fetch-ours-{i}"
         command = tools.fetch_only(bench.urls, bench.folder / name)
         result.ours.append(bench.ours(name, command))
-        result.peers.append(
-            bench.img2dataset(f"fetch-img2dataset-{i}", best, tools.WITHOUT_DECODING)
-        )
+        bench.forget(name)
+        result.peers.append(peer(f"fetch-img2dataset-{i}", best))
         bench.say(f"fetch, round {i + 1}: ratio {result.ratio:.2f}")
     return result
 
@@ -147,6 +157,7 @@ def line(bench: Bench, rounds: int, min_side: float, min_score: float) -> Compar
             ),
         }
         detected = loops[PLAIN_LOOP]
+        bench.forget(stored.tool)
         result.peers.append(
             Round(
                 f"img2dataset + loop, {PLAIN_LOOP}",

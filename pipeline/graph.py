@@ -16,7 +16,7 @@ from facecap.schemas.shard import ShardSpec
 from facecap.transforms import coders as _coders  # noqa: F401 - registers SampleBatch's coder
 from facecap.transforms.classify_attributes import ClassifyAttributes
 from facecap.transforms.compose_caption import ComposeCaption
-from facecap.transforms.crop import Crop
+from facecap.transforms.crop import Crop, EncodeCrops
 from facecap.transforms.detect import Detect
 from facecap.transforms.download import Download
 from facecap.transforms.read_rows import BATCH_SIZE, ReadRows
@@ -68,6 +68,7 @@ def add_graph(
         | "Crop" >> make_crop(settings)
         | "ClassifyAttributes" >> ClassifyAttributes(settings.attributes)
         | "ComposeCaption" >> ComposeCaption(settings.caption, settings.attributes.label_names)
+        | "EncodeCrops" >> EncodeCrops(settings.crop, settings.decode)
         | "WriteShard" >> WriteShard(write)
     )
     return (

@@ -21,13 +21,11 @@ Outside = Literal["none", "clamped", "padded"]
 class Crop:
     """The saved crop of a face and what was measured on it.
 
-    `jpeg` is the encoded crop at the original resolution; `chip` is the face warped to the
-    attribute classifier's own alignment: uint8 RGB [height, width, 3]. `outside` says what became
-    of a part of the crop outside the image: there was none, it was clamped off, or it was padded.
+    `jpeg` is the encoded crop at the original resolution. `outside` says what became of a part of
+    the crop outside the image: there was none, it was clamped off, or it was padded.
     """
 
     jpeg: bytes
-    chip: npt.NDArray[np.uint8]
     width: int
     height: int
     outside: Outside
@@ -45,7 +43,9 @@ class Face:
 
     `rank` orders the faces of an image by box area, 0 the largest; it is FACE in the key.
     `box` is (x0, y0, x1, y1); `landmarks` are five points (x, y) in the order left eye, right
-    eye, nose, left mouth corner, right mouth corner, left as seen in the image.
+    eye, nose, left mouth corner, right mouth corner, left as seen in the image. `chip` is the face
+    warped to the attribute classifier's own alignment, uint8 RGB [height, width, 3], until it is
+    classified. `crop` is there when the face has passed every rule.
     `probabilities` is float32 [labels] in the order of the classifier's label list.
     """
 
@@ -54,6 +54,7 @@ class Face:
     score: float
     landmarks: tuple[Point, Point, Point, Point, Point]
     drop: Drop | None = None
+    chip: npt.NDArray[np.uint8] | None = None
     crop: Crop | None = None
     probabilities: npt.NDArray[np.float32] | None = None
     labels: tuple[str, ...] = ()

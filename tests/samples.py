@@ -23,8 +23,7 @@ def jpeg(seed: int, size: int = 48) -> bytes:
 
 def face(rank: int, drop: Drop | None = None, seed: int = 0) -> Face:
     kept = drop is None
-    chip = np.zeros((2, 2, 3), np.uint8)
-    crop = Crop(jpeg(seed, 16), chip, 16, 16, "none", *[0.5] * 4, "ff", 1.0)
+    crop = Crop(jpeg(seed, 16), 16, 16, "none", *[0.5] * 4, "ff", 1.0)
     return Face(
         rank=rank,
         box=(1.0, 2.0, 30.0 - rank, 31.0 - rank),

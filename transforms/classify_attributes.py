@@ -223,7 +223,7 @@ def kept_labels(
 def classify_sample(sample: Sample, model: Classifier, options: AttributesOptions) -> Sample:
     """`sample` with `probabilities` and `labels` set on every live face, and `few_labels` on those
     that have fewer than `options.min_labels`."""
-    chips = [face.crop.chip for face in sample.faces if face.drop is None and face.crop]
+    chips = [face.chip for face in sample.faces if face.drop is None and face.chip is not None]
     rows = iter(model.probabilities(np.stack(chips)))
 
     def classify(face: Face) -> Face:
@@ -233,7 +233,7 @@ def classify_sample(sample: Sample, model: Classifier, options: AttributesOption
         labels = kept_labels(probabilities, options)
         few = len(labels) < options.min_labels
         drop = Drop(Stage.ATTRIBUTES, Reason.FEW_LABELS) if few else None
-        return replace(face, probabilities=probabilities, labels=labels, drop=drop)
+        return replace(face, chip=None, probabilities=probabilities, labels=labels, drop=drop)
 
     return replace(sample, faces=tuple(classify(face) for face in sample.faces))
 

@@ -1,9 +1,11 @@
-"""Crop: judges the detected faces, cuts out and measures those that are kept."""
+"""Crop: judges the detected faces and aligns those that pass for the classifier. EncodeCrops, after
+the last rule: cuts out, encodes and measures those that are kept."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -122,44 +124,40 @@ def encode_jpeg(rgb: npt.NDArray[np.uint8], quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def crop_face(
-    rgb: npt.NDArray[np.uint8], face: Face, options: CropOptions, alignment: align.Alignment
-) -> FaceCrop:
-    """The saved crop of `face`, the classifier's chip, and the measures (see `face_measures`).
+def crop_face(rgb: npt.NDArray[np.uint8], face: Face, options: CropOptions) -> FaceCrop:
+    """The saved crop of `face`, and the measures (see `face_measures`).
 
-    `rgb` is the full upright image, uint8 [h,w,3]. The chip is warped from it by `alignment`,
-    whatever the shape of the saved crop. The perceptual hash is that of the crop's pixels before
-    JPEG; sharpness and brightness are those of the detected box, without the margin.
+    `rgb` is the full upright image, uint8 [h,w,3]. The perceptual hash is that of the crop's
+    pixels before JPEG; sharpness and brightness are those of the detected box, without the margin.
     """
     if options.shape == "aligned":
-        pixels, outside = cut_aligned(rgb, face, options.aligned_size)
+        cut, outside = cut_aligned(rgb, face, options.aligned_size)
     else:
-        pixels, outside = cut_box(rgb, face, options)
+        cut, outside = cut_box(rgb, face, options)
     height, width = rgb.shape[:2]
     gray = face_measures.gray_face(rgb, face.box)
     return FaceCrop(
-        jpeg=encode_jpeg(pixels, options.jpeg_quality),
-        chip=align.align(rgb, face, alignment),
-        width=pixels.shape[1],
-        height=pixels.shape[0],
+        jpeg=encode_jpeg(cut, options.jpeg_quality),
+        width=cut.shape[1],
+        height=cut.shape[0],
         outside=outside,
         sharpness=face_measures.sharpness(gray),
         brightness=face_measures.brightness(gray),
         roll=face_measures.roll(face.landmarks),
         yaw=face_measures.yaw(face.landmarks),
-        phash=face_measures.phash(pixels),
+        phash=face_measures.phash(cut),
         inside=face_measures.inside(face.box, width, height),
     )
 
 
-def crop_sample(
+def judge_sample(
     sample: Sample,
     options: CropOptions,
     decode_options: DecodeOptions,
     alignment: align.Alignment,
     min_score: float,
 ) -> Sample:
-    """`sample` with each face dropped or cropped. The image is decoded, in full, only
+    """`sample` with each face dropped, or with its chip. The image is decoded, in full, only
     where there is a face to keep; raises `railway.Dropped` as `decode` does."""
     if sample.image is None:
         raise ValueError("a live sample without its image reached Crop")
@@ -167,14 +165,25 @@ def crop_sample(
     if any(face.drop is None for face in faces):
         rgb = pixels.full(sample, decode_options)
         faces = tuple(
-            face if face.drop else replace(face, crop=crop_face(rgb, face, options, alignment))
+            face if face.drop else replace(face, chip=align.align(rgb, face, alignment))
             for face in faces
         )
     return replace(sample, faces=faces)
 
 
+def crop_sample(sample: Sample, options: CropOptions, decode_options: DecodeOptions) -> Sample:
+    """`sample` with a crop for each face that is not dropped; raises `railway.Dropped` as `decode`
+    does."""
+    rgb = pixels.full(sample, decode_options)
+    faces = tuple(
+        face if face.drop else replace(face, crop=crop_face(rgb, face, options))
+        for face in sample.faces
+    )
+    return replace(sample, faces=faces)
+
+
 class Crop(beam.PTransform):
-    """SampleBatch -> SampleBatch: every live face has its `crop`, or a drop.
+    """SampleBatch -> SampleBatch: every live face has its `chip`, or a drop.
 
     `min_score` is the one to use: `options.min_score`, or the detector's default where that is
     None. `alignment` is the classifier's.
@@ -188,23 +197,35 @@ class Crop(beam.PTransform):
         min_score: float,
     ) -> None:
         super().__init__()
-        self._do_fn = _CropDoFn(options, decode, alignment, min_score)
+        self._do_fn = EachSample(judge_sample, options, decode, alignment, min_score)
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         return batches | "Crop" >> beam.ParDo(self._do_fn).with_output_types(SampleBatch)
 
 
-class _CropDoFn(beam.DoFn):
-    def __init__(
-        self,
-        options: CropOptions,
-        decode: DecodeOptions,
-        alignment: align.Alignment,
-        min_score: float,
-    ) -> None:
-        self._settings = (options, decode, alignment, min_score)
+class EncodeCrops(beam.PTransform):
+    """SampleBatch -> SampleBatch: every live face has its `crop`.
+
+    To be used where no rule drops a face any more: of the faces that Crop lets pass, three
+    quarters have too few labels, and to encode and measure one takes longer than to classify it.
+    """
+
+    def __init__(self, options: CropOptions, decode: DecodeOptions) -> None:
+        super().__init__()
+        self._do_fn = EachSample(crop_sample, options, decode)
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        return batches | "Encode" >> beam.ParDo(self._do_fn).with_output_types(SampleBatch)
+
+
+class EachSample(beam.DoFn):
+    """Applies a function of this file to every live sample."""
+
+    def __init__(self, function: Callable[..., Sample], *settings: object) -> None:
+        self._function, self._settings = function, settings
 
     def process(self, batch: SampleBatch) -> list[SampleBatch]:
-        return [
-            railway.map_live(batch, Stage.CROP, lambda sample: crop_sample(sample, *self._settings))
-        ]
+        return [railway.map_live(batch, Stage.CROP, self._one)]
+
+    def _one(self, sample: Sample) -> Sample:
+        return self._function(sample, *self._settings)

@@ -86,7 +86,7 @@ def detect_faces(
 ) -> Sample:
     """`sample` with its image's header and all detected faces, whatever their size and score;
     dropped (with the header, which the ledger tells) when there is none or the pixels are bad.
-    The pixels are kept for Crop where a face is of `min_side`.
+    The pixels are kept for the later stages where a face is of `min_side`.
 
     Raises Dropped when the header is bad.
     """

@@ -1,6 +1,7 @@
-"""The decoded photographs of the batch at work, so that Crop need not decode again what Detect
-has just decoded. Only a saving: pixels never travel with a sample, and where none are kept (the
-batch went to another process, or there was no room) the image is decoded again to the same."""
+"""The decoded photographs of the batch at work, so that Crop and EncodeCrops need not decode again
+what Detect has just decoded. Only a saving: pixels never travel with a sample, and where none are
+kept (the batch went to another process, or there was no room) the image is decoded again to the
+same."""
 
 from __future__ import annotations
 
@@ -47,4 +48,6 @@ def full(sample: Sample, options: DecodeOptions) -> RGB:
     fetched, rgb = _kept.pixels.get(id(sample.fetched), (None, None))
     if rgb is not None and fetched is sample.fetched:
         return rgb
-    return decode(sample.fetched.body, options)
+    rgb = decode(sample.fetched.body, options)
+    keep(sample, rgb)
+    return rgb

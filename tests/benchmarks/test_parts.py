@@ -6,9 +6,11 @@ WORKER = 'process 1:"python -m cli --set a;b";process 2:"python -m worker.sdk_wo
 def test_the_same_decoder_counts_by_the_stage_that_called_it() -> None:
     decode = "_decode (facecap/transforms/decode.py:9)"
     before = f"detect_faces (facecap/transforms/detect.py:1);{decode}"
+    for_chips = f"judge_sample (facecap/transforms/crop.py:1);{decode}"
     for_crops = f"crop_sample (facecap/transforms/crop.py:1);{decode}"
     assert parts.part(WORKER + before) == "decode before detection"
     assert parts.part(WORKER + for_crops) == "decode for crops"
+    assert parts.part(WORKER + for_chips) == "decode for crops"
 
 
 def test_a_function_of_the_line_is_told_from_the_beam_around_it() -> None:

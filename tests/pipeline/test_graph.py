@@ -58,7 +58,7 @@ def test_all_image_bytes_stay_in_one_fused_stage(plan: Plan | TarPlan) -> None:
         known_runner_urns=frozenset([GROUP_BY_KEY]),
     )
     names = (*READS[type(plan)], "ScreenRows", "ScreenBodies", "Detect", "Crop")
-    names = (*names, "ClassifyAttributes", "ComposeCaption")
+    names = (*names, "ClassifyAttributes", "ComposeCaption", "EncodeCrops")
     line = {
         name: [s for s in stages if any(t.unique_name.split("/")[0] == name for t in s.transforms)]
         for name in (*names, "WriteShard")

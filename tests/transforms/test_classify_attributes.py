@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from facecap.schemas.attributes import ATTRIBUTES
 from facecap.schemas.outcomes import Reason, Stage
-from facecap.schemas.sample import Crop, Face, Sample, SampleBatch
+from facecap.schemas.sample import Face, Sample, SampleBatch
 from facecap.schemas.shard import ShardSpec
 from facecap.transforms.classify_attributes import (
     CELEBA_ALIGNMENT,
@@ -68,8 +68,7 @@ def chip(red: int, green: int, blue: int) -> np.ndarray:
 
 
 def face(pixels: np.ndarray, rank: int = 0) -> Face:
-    crop = Crop(b"", pixels, 1, 1, False, 0, 0, 0, 0, "0" * 16, 1)
-    return Face(rank, (0, 0, 200, 200), 0.99, ((0, 0),) * 5, crop=crop)
+    return Face(rank, (0, 0, 200, 200), 0.99, ((0, 0),) * 5, chip=pixels)
 
 
 def test_probabilities_are_those_of_rgb_pixels(model_path: str) -> None:
@@ -101,7 +100,7 @@ def test_a_label_is_kept_strictly_over_the_limit() -> None:
 def test_few_labels_drop_the_face_alone(model_path: str) -> None:
     settings = options(model_path, min_labels=2)
     model = Classifier(settings)
-    dropped = replace(face(chip(255, 255, 255), 1), crop=None, drop=object())
+    dropped = replace(face(chip(255, 255, 255), 1), chip=None, drop=object())
     sample = Sample(0, "u", faces=(face(chip(255, 255, 0)), dropped, face(chip(255, 0, 0), rank=2)))
     good, same, few = classify_sample(sample, model, settings).faces
     assert good.drop is None and good.labels == ("Red", "Green")

@@ -39,6 +39,7 @@ def test_a_batch_survives_and_its_size_is_told_without_encoding() -> None:
 def test_every_collection_of_batches_uses_it(plan: Any, first: set[str]) -> None:
     screens = {"ScreenRows", "ScreenBodies"}
     stages = {*first, *screens, "Detect", "Crop", "ClassifyAttributes", "ComposeCaption"}
+    stages.add("EncodeCrops")
     pipeline = web_scale_pipeline(plan)
     coders = {}
 

@@ -13,12 +13,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from facecap.schemas.outcomes import Reason, Stage
+from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Face, Fetched, ImageInfo, Sample, SampleBatch
 from facecap.schemas.shard import ShardSpec
 from facecap.transforms import align, crop
 from facecap.transforms import pixels as kept_pixels
-from facecap.transforms.crop import Crop, CropOptions, crop_face, crop_sample, select
+from facecap.transforms.crop import (
+    Crop,
+    CropOptions,
+    EncodeCrops,
+    crop_face,
+    crop_sample,
+    judge_sample,
+    select,
+)
 from facecap.transforms.decode import DecodeOptions
 
 CHIP = align.Alignment(((34.8, 56), (54.1, 56), (44.2, 67.8), (36.3, 76.2), (52.6, 76.2)), 89, 109)
@@ -134,11 +142,11 @@ def test_the_jpeg_has_equal_bytes_full_chroma_and_no_metadata() -> None:
         assert not {"exif", "icc_profile", "comment"} & set(image.info)
 
 
-def test_the_chip_does_not_depend_on_the_saved_crop() -> None:
+def test_the_shapes_of_a_saved_crop() -> None:
     rgb = picture(640, 480)
     one = face((-30, 100, 220, 380))
     crops = [
-        crop_face(rgb, one, options, CHIP)
+        crop_face(rgb, one, options)
         for options in (
             CropOptions(),
             CropOptions(outside="pad", margin=0.5),
@@ -148,27 +156,52 @@ def test_the_chip_does_not_depend_on_the_saved_crop() -> None:
     assert [c.outside for c in crops] == ["clamped", "padded", "padded"]
     assert (crops[2].width, crops[2].height) == (160, 160)
     for found in crops:
-        assert found.chip.shape == (109, 89, 3) and found.chip.dtype == np.uint8
-        np.testing.assert_array_equal(found.chip, crops[0].chip)
         assert found.sharpness == crops[0].sharpness
         assert found.inside == pytest.approx(220 / 250)
         with Image.open(io.BytesIO(found.jpeg)) as image:
             assert image.size == (found.width, found.height)
 
 
-def test_the_image_is_decoded_only_for_a_face_to_keep_and_once_for_all_of_them(monkeypatch) -> None:
-    calls = []
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """One entry per image that these stages decode."""
+    calls: list[dict] = []
     real = kept_pixels.decode
     monkeypatch.setattr(kept_pixels, "decode", lambda *a, **k: calls.append(k) or real(*a, **k))
+    kept_pixels.forget()
+    return calls
+
+
+def judge(one: Sample) -> Sample:
+    return judge_sample(one, CropOptions(), DecodeOptions(), CHIP, 0.9)
+
+
+def test_the_image_is_decoded_only_for_a_face_to_keep_and_once_for_all_stages(decoded) -> None:
     rgb = picture(500, 400)
     small = sample(rgb, (face((0, 0, 50, 50)),))
-    assert reasons(crop_sample(small, CropOptions(), DecodeOptions(), CHIP, 0.9).faces) == [
-        Reason.TOO_SMALL
-    ]
-    assert calls == []
-    two = sample(rgb, (face((0, 0, 300, 300)), face((50, 50, 250, 250), rank=1)))
-    found = crop_sample(two, CropOptions(), DecodeOptions(), CHIP, 0.9)
-    assert len(calls) == 1 and all(f.crop for f in found.faces)
+    assert reasons(judge(small).faces) == [Reason.TOO_SMALL]
+    assert decoded == []
+    boxes = (0, 0, 300, 300), (50, 50, 250, 250)
+    judged = judge(sample(rgb, tuple(face(box, rank=r) for r, box in enumerate(boxes))))
+    for found in judged.faces:
+        assert found.chip.shape == (109, 89, 3) and found.chip.dtype == np.uint8
+        np.testing.assert_array_equal(found.chip, align.align(rgb, found, CHIP))
+        assert found.crop is None
+    first, second = judged.faces
+    dropped = replace(second, drop=Drop(Stage.ATTRIBUTES, Reason.FEW_LABELS))
+    cut = crop_sample(replace(judged, faces=(first, dropped)), CropOptions(), DecodeOptions()).faces
+    assert cut[0].crop == crop_face(rgb, first, CropOptions())
+    assert cut[1] is dropped and cut[1].crop is None, "not encoded, for nobody keeps it"
+    assert len(decoded) == 1
+
+
+def test_without_room_the_image_is_decoded_again_to_the_same(decoded, monkeypatch) -> None:
+    one = sample(picture(500, 400), (face((0, 0, 300, 300)),))
+    kept = crop_sample(judge(one), CropOptions(), DecodeOptions())
+    monkeypatch.setattr(kept_pixels, "BUDGET_BYTES", 1000)
+    kept_pixels.forget()
+    again = crop_sample(judge(one), CropOptions(), DecodeOptions())
+    assert len(decoded) == 3 and again.faces[0].crop == kept.faces[0].crop
 
 
 def test_a_broken_image_drops_the_row_with_a_decode_reason() -> None:
@@ -181,6 +214,7 @@ def test_a_broken_image_drops_the_row_with_a_decode_reason() -> None:
             pipeline
             | beam.Create([batch])
             | Crop(CropOptions(), DecodeOptions(), CHIP, 0.9)
+            | EncodeCrops(CropOptions(), DecodeOptions())
             | beam.Map(lambda b: [(s.live, s.drop.stage if s.drop else None) for s in b.samples])
         )
         assert_that(out, lambda found: _equal(found, [[(True, None), (False, Stage.DECODE)]]))
@@ -205,6 +239,6 @@ def test_equal_bytes_on_photographs() -> None:
             rgb = np.asarray(image.convert("RGB"))
         height, width = rgb.shape[:2]
         one = face((0.2 * width, 0.1 * height, 0.8 * width, 0.9 * height))
-        first, second = (crop_face(rgb, one, CropOptions(), CHIP) for _ in range(2))
+        first, second = (crop_face(rgb, one, CropOptions()) for _ in range(2))
         assert first.jpeg == second.jpeg and first.phash == second.phash
         assert 0 <= first.brightness <= 255 and first.sharpness > 0
