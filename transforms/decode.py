@@ -156,8 +156,9 @@ class EncodedImage:
         if self._image.format in ("JPEG", "MPO"):
             if jpeg_markers.too_many_scans(self._body):
                 raise Dropped(Stage.DECODE, Reason.CORRUPT, "too many scans")
-            if not jpeg_markers.may_be_lossless(self._body):
-                divisor = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
+            smallest = next(d for d in (8, 4, 2, 1) if scale <= 1 / d or d == 1)
+            if smallest > 1 and not jpeg_markers.may_be_lossless(self._body):
+                divisor = smallest
         with _typed_failures(self._body, self._name):
             rgb = _decode_plain_jpeg(self._body, self._image, divisor)
             if rgb is None:

@@ -61,7 +61,7 @@ class DownloadOptions(Options):
     concurrency: int = run(128, "requests at a time", ge=1, le=10_000)
     per_host: int = run(8, "requests at a time to one host", ge=1, le=1000)
     prefetch_bytes: int = run(
-        64 * MIB, "bytes fetched ahead of the later stages; full, no request starts", ge=1
+        32 * MIB, "bytes fetched ahead of the later stages; full, no request starts", ge=1
     )
     lookahead_rows: int = run(2048, "rows handed to the downloader ahead", ge=0, le=1_000_000)
 
