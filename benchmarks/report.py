@@ -52,6 +52,7 @@ class Results:
         measured: dict[str, float | None] = {
             "fetch_ratio": self.fetch.ratio if self.fetch else None,
             "line_ratio": self.line.ratio if self.line else None,
+            "different_faces": len(self.line.extra["differences"]) if self.line else None,
             "kernel_share": self.kernel_share,
             "peak_gb": self.many.bytes / 1e9 if self.many else None,
             "memory_growth": self.many.bytes / self.few.bytes if self.many and self.few else None,
