@@ -56,8 +56,9 @@ def measure(location: str) -> dict[str, float | int]:
 
     from facecap.pipeline.graph import add_graph
     from facecap.pipeline.output import BuildFile
-    from facecap.pipeline.plan import describe_sources, find_sources, make_plan, read_footers
+    from facecap.pipeline.plan import describe_sources, make_plan, read_footers
     from facecap.pipeline.settings import load_settings
+    from facecap.pipeline.sources import find_sources
     from facecap.transforms.worker import Run
 
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

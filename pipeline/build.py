@@ -36,14 +36,7 @@ from facecap.pipeline.output import (
     read_crashes,
     shared_lock_and_cleaning,
 )
-from facecap.pipeline.plan import (
-    Plan,
-    SourceFile,
-    describe_sources,
-    find_sources,
-    make_plan,
-    read_footers,
-)
+from facecap.pipeline.plan import Plan, describe_sources, make_plan, read_footers
 from facecap.pipeline.screens import check_hash_column, read_lists
 from facecap.pipeline.settings import (
     Settings,
@@ -51,6 +44,7 @@ from facecap.pipeline.settings import (
     fingerprint,
     resolve_models,
 )
+from facecap.pipeline.sources import SourceFile, find_sources
 from facecap.pipeline.staging import stage
 from facecap.pipeline.tar_input import TarPlan, describe_tars, plan_tars
 from facecap.schemas.commit import Counts

@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.output import STAGED
 from facecap.pipeline.pickled_ids import PickleError, pickled_ids
-from facecap.pipeline.plan import SourceFile, list_files, read_footers
+from facecap.pipeline.plan import read_footers
+from facecap.pipeline.sources import SourceFile, list_files
 from facecap.pipeline.staging import open_tables, state_hash, written_aside
 from facecap.transforms.read_rows import InputOptions
 

@@ -1,4 +1,4 @@
-"""Planning: which files, which columns, how many rows, which shard holds which.
+"""Planning: which columns, how many rows, which shard holds which.
 
 Parquet is planned from its footers alone; other formats are first staged (pipeline.staging).
 """
@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facecap.pipeline.errors import UsageError
-from facecap.pipeline.tar_input import only_tars
+from facecap.pipeline.sources import SourceFile
 from facecap.schemas.shard import InputRange, ShardSpec
 from facecap.schemas.tables import stored_type
 from facecap.transforms.read_rows import Columns, InputOptions, cast
+from facecap.transforms.tar_columns import TarColumns
 from facecap.transforms.where import WhereError, check
 
 URL_COLUMNS = ("url", "URL", "image_url", "img_url", "imageUrl", "uri", "src")
@@ -34,28 +35,11 @@ CAPTION_COLUMNS = (
     "laion_caption",
     "top_caption",
 )
-_TEXT = {".csv": "csv", ".tsv": "tsv", ".txt": "txt", ".json": "json", ".jsonl": "jsonl"}
-_TEXT[".ndjson"] = "jsonl"
-FORMATS = {
-    ".parquet": "parquet",
-    ".tar": "tar",
-    **_TEXT,
-    **{f"{suffix}.gz": kind for suffix, kind in _TEXT.items()},
-}
-"""What the end of a file's name says about its format."""
+AnyColumns = TypeVar("AnyColumns", Columns, TarColumns)
 
 MAX_ROWS_PER_SHARD_BY_DEFAULT = 10_000
 SHARDS_AT_LEAST = 64
 FOOTER_READERS = 16
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file of the input as the user named it: its format and its size in bytes."""
-
-    path: str
-    format: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -86,83 +70,6 @@ class Plan:
 
     def specs(self) -> list[ShardSpec]:
         return shard_specs([(f.path, f.rows) for f in self.files], self.rows, self.rows_per_shard)
-
-
-def find_sources(location: str) -> list[SourceFile]:
-    """The input files below a path, folder or glob (any fsspec URL), sorted by path.
-
-    Raises UsageError when nothing readable is there.
-    """
-    files = list_files(location, "--input", FORMATS)
-    if not files:
-        raise UsageError(f"--input {location}: holds no {', '.join(sorted(FORMATS))} file")
-    files = only_tars(files, location)
-    _refuse_notes(files, location)
-    return files
-
-
-def list_files(location: str, setting: str, formats: Mapping[str, str]) -> list[SourceFile]:
-    """The files of `formats` (end of the name -> format) below a path, folder or glob, sorted by
-    path. Raises UsageError that begins with `setting`."""
-    try:
-        fs, path = fsspec.core.url_to_fs(location)
-        # A file may well be named `urls [v2].csv`: only what is not there is a pattern.
-        if any(c in path for c in "*?[") and not fs.exists(path):
-            found: dict[str, dict[str, Any]] = {}
-            for name, info in fs.glob(path, detail=True).items():
-                is_file = info["type"] == "file"
-                found.update({name: info} if is_file else _files_below(fs, name, formats))
-        elif fs.isdir(path):
-            found = _files_below(fs, path, formats)
-        else:
-            found = {path: fs.info(path)}
-    except FileNotFoundError:
-        raise UsageError(f"{setting} {location}: no such file or folder") from None
-    except (OSError, ValueError, ImportError) as error:
-        raise UsageError(f"{setting} {location}: {' '.join(str(error).split())}") from None
-    files = []
-    for name, info in sorted(found.items()):
-        if info["type"] != "file":
-            continue
-        kind = _format(name, formats)
-        if kind is None:
-            known = ", ".join(sorted(formats))
-            raise UsageError(f"{setting} {name}: unknown format; the name must end in {known}")
-        if info["size"] == 0:
-            raise UsageError(f"{setting} {name}: the file is empty; complete it, or take it away")
-        files.append(SourceFile(fs.unstrip_protocol(name), kind, int(info["size"])))
-    return files
-
-
-def _refuse_notes(files: Sequence[SourceFile], location: str) -> None:
-    """Raises UsageError where .txt or .json files lie beside others: a README.txt or a tool's
-    statistics, whose every line would be taken for a URL."""
-    note = next((f for f in files if f.format in ("txt", "json")), None)
-    other = next((f for f in files if note and f.format != note.format), None)
-    if note and other:
-        raise UsageError(
-            f"--input {location}: holds lists of different formats ({note.path}, {other.path}); "
-            "choose one by a glob, such as 'FOLDER/*.parquet'"
-        )
-
-
-def _files_below(
-    fs: fsspec.AbstractFileSystem, folder: str, formats: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
-    return {
-        name: info
-        for name, info in fs.find(folder, detail=True).items()
-        if _format(name, formats) and not _is_hidden(name.removeprefix(folder))
-    }
-
-
-def _format(name: str, formats: Mapping[str, str]) -> str | None:
-    return next((kind for suffix, kind in formats.items() if name.lower().endswith(suffix)), None)
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether a part of the path marks it as no data, as Spark and Hive do (`_SUCCESS`)."""
-    return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
 def read_footers(paths: Sequence[str]) -> list[ParquetFile]:
@@ -203,7 +110,7 @@ def choose_columns(schema: pa.Schema, options: InputOptions, source: str) -> Col
     return Columns(url, caption, pa.schema(extra))
 
 
-def with_where(columns: Columns, options: InputOptions) -> Columns:
+def with_where(columns: AnyColumns, options: InputOptions) -> AnyColumns:
     """`columns` with the condition of input.where, checked. Raises UsageError."""
     if options.where is None:
         return columns

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.odd_json import changed_column, has_empty_struct, merge_types, with_texts
 from facecap.pipeline.output import STAGED
-from facecap.pipeline.plan import CAPTION_COLUMNS, URL_COLUMNS, SourceFile
+from facecap.pipeline.plan import CAPTION_COLUMNS, URL_COLUMNS
+from facecap.pipeline.sources import SourceFile
 from facecap.pipeline.text_stream import (
     BLOCK_BYTES,
     UnreadableText,

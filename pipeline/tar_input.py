@@ -4,45 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from tarfile import BLOCKSIZE, HeaderError, TarInfo
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 
 from facecap.pipeline.errors import UsageError
+from facecap.pipeline.plan import with_where
+from facecap.pipeline.sources import SourceFile
 from facecap.schemas.shard import MAX_ROWS_PER_SHARD, ShardSpec
 from facecap.transforms.read_rows import InputOptions
 from facecap.transforms.read_tars import peek
 from facecap.transforms.tar_columns import TarColumns
-from facecap.transforms.where import WhereError, check
-
-if TYPE_CHECKING:
-    from facecap.pipeline.plan import SourceFile
 
 MAX_TARS = 1_000_000
 """SHARD in the key has six digits."""
 
 _READERS = 16
 _TARS_PEEKED = 10
-
-
-def only_tars(files: Sequence[SourceFile], location: str) -> list[SourceFile]:
-    """`files` without what img2dataset wrote beside its tars (NAME.parquet, NAME_stats.json): where
-    there are tars, they are the input. Raises UsageError when other lists lie beside them."""
-    tars = [f for f in files if f.format == "tar"]
-    if not tars:
-        return list(files)
-    stems = {f.path.removesuffix(".tar") for f in tars}
-    beside = {stem + end for stem in stems for end in (".parquet", "_stats.json")}
-    other = next((f for f in files if f.format != "tar" and f.path not in beside), None)
-    if other is not None:
-        raise UsageError(
-            f"--input {location}: holds tars and lists ({tars[0].path}, {other.path}); choose one "
-            "by a glob, such as 'FOLDER/*.tar' or 'FOLDER/*.parquet'"
-        )
-    return tars
 
 
 @dataclass(frozen=True)
@@ -98,17 +79,7 @@ def plan_tars(
             raise UsageError(f"--input {path}: {' '.join(str(error).split())}") from None
         if rows:
             break
-    return TarPlan(tuple(paths), _with_where(columns, options))
-
-
-def _with_where(columns: TarColumns, options: InputOptions) -> TarColumns:
-    """`columns` with the condition of input.where, checked. Raises UsageError."""
-    if options.where is None:
-        return columns
-    try:
-        return replace(columns, where=check(options.where, columns.types))
-    except WhereError as error:
-        raise UsageError(f"input.where: {error}") from None
+    return TarPlan(tuple(paths), with_where(columns, options))
 
 
 def _check(path: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -232,12 +233,14 @@ def _read_ranges(spec: ShardSpec, columns: Columns, batch_size: int) -> Iterator
         yield from read_range(part, columns, batch_size)
 
 
-class ReadRowsFn(beam.DoFn):
-    """Expands a shard spec inside its bundle; a committed shard yields nothing, so a retried
-    bundle and a resumed build redo only what is missing."""
+class ExpandFn(beam.DoFn):
+    """Expands a shard spec by `read` inside its bundle; a committed shard yields nothing, so a
+    retried bundle and a resumed build redo only what is missing."""
 
-    def __init__(self, output: str, columns: Columns, run: worker.Run) -> None:
-        self._output, self._columns, self._run = output, columns, run
+    def __init__(
+        self, output: str, run: worker.Run, read: Callable[[ShardSpec], Iterator[SampleBatch]]
+    ) -> None:
+        self._output, self._run, self._read = output, run, read
 
     def setup(self) -> None:
         self._store = Store(self._output)
@@ -248,8 +251,9 @@ class ReadRowsFn(beam.DoFn):
         if record is not None:
             finish(self._store, record)
             return
-        spec = ShardSpec(spec[0], spec[1], tuple(InputRange(*r) for r in spec[2]))
-        yield from read_shard(spec, self._columns, BATCH_SIZE, self._run.crashed_rows)
+        # Beam's coder makes plain tuples of them.
+        ranges = tuple(InputRange(*r) for r in spec[2])
+        yield from self._read(ShardSpec(spec[0], spec[1], ranges, spec[3]))
 
 
 class ReadRows(beam.PTransform):
@@ -257,7 +261,8 @@ class ReadRows(beam.PTransform):
 
     def __init__(self, output: str, columns: Columns, run: worker.Run) -> None:
         super().__init__()
-        self._args = (output, columns, run)
+        read = partial(read_shard, columns=columns, batch_size=BATCH_SIZE, crashed=run.crashed_rows)
+        self._fn = ExpandFn(output, run, read)
 
     def expand(self, specs: beam.PCollection) -> beam.PCollection:
-        return specs | beam.ParDo(ReadRowsFn(*self._args)).with_output_types(SampleBatch)
+        return specs | beam.ParDo(self._fn).with_output_types(SampleBatch)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO, Any
 
 import apache_beam as beam
@@ -16,13 +18,13 @@ import pyarrow as pa
 
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Fetched, Sample, SampleBatch
-from facecap.schemas.shard import MAX_ROWS_PER_SHARD, InputRange, ShardSpec
+from facecap.schemas.shard import MAX_ROWS_PER_SHARD, ShardSpec
 from facecap.transforms import worker
-from facecap.transforms.commit import finish, read_record
-from facecap.transforms.read_rows import BATCH_SIZE, filtered
-from facecap.transforms.store import Store
+from facecap.transforms.read_rows import BATCH_SIZE, ExpandFn, filtered
 from facecap.transforms.tar_columns import MAX_TEXT_BYTES, TarColumns, parse_fields, to_cell
 from facecap.transforms.tar_members import Damage, End, Member, members
+
+log = logging.getLogger("facecap")
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
 MAX_BATCH_BYTES = 64 << 20
@@ -113,7 +115,7 @@ def to_sample(number: int, row: Row, columns: TarColumns, max_bytes: int) -> Sam
         row=number,
         url=url if type(url) is str else "",
         source_caption=caption if type(caption) is str else None,
-        extra={f.name: to_cell(fields.get(f.name), f.type) for f in columns.extra},
+        extra={f.name: _cell(fields.get(f.name), f) for f in columns.extra},
     )
     if row.damage is not None:
         return _dropped(sample, Stage.READ, Reason.DAMAGED_TAR, row.damage)
@@ -135,6 +137,21 @@ def to_sample(number: int, row: Row, columns: TarColumns, max_bytes: int) -> Sam
 
 def _dropped(sample: Sample, stage: Stage, reason: Reason, error: str | None = None) -> Sample:
     return replace(sample, drop=Drop(stage, reason, error))
+
+
+_told: set[str] = set()
+
+
+def _cell(value: Any, field: pa.Field) -> Any:
+    cell = to_cell(value, field.type)
+    if cell is None and value is not None and field.name not in _told:
+        _told.add(field.name)
+        log.warning(
+            "column %r is %s in the first rows of the input; values that are not become null",
+            field.name,
+            field.type,
+        )
+    return cell
 
 
 def read_tar(
@@ -194,33 +211,19 @@ def _nbytes(samples: Iterable[Sample]) -> int:
     return sum(len(s.fetched.body or b"") for s in samples if s.fetched)
 
 
-class ReadTarsFn(beam.DoFn):
-    """Expands a tar inside its bundle; a committed shard yields nothing (see ReadRowsFn)."""
-
-    def __init__(self, output: str, columns: TarColumns, max_bytes: int, run: worker.Run) -> None:
-        self._output, self._columns = output, columns
-        self._max_bytes, self._run = max_bytes, run
-
-    def setup(self) -> None:
-        self._store = Store(self._output)
-        worker.start(self._run)
-
-    def process(self, spec: ShardSpec) -> Iterator[SampleBatch]:
-        record = read_record(self._store, spec.number)
-        if record is not None:
-            finish(self._store, record)
-            return
-        spec = ShardSpec(spec[0], spec[1], tuple(InputRange(*r) for r in spec[2]), spec[3])
-        crashed = self._run.crashed_rows
-        yield from read_tar(spec, self._columns, self._max_bytes, BATCH_SIZE, crashed)
-
-
 class ReadTars(beam.PTransform):
     """PCollection[ShardSpec] -> PCollection[SampleBatch] with `fetched` or `drop` set."""
 
     def __init__(self, output: str, columns: TarColumns, max_bytes: int, run: worker.Run) -> None:
         super().__init__()
-        self._args = (output, columns, max_bytes, run)
+        read = partial(
+            read_tar,
+            columns=columns,
+            max_bytes=max_bytes,
+            batch_size=BATCH_SIZE,
+            crashed=run.crashed_rows,
+        )
+        self._fn = ExpandFn(output, run, read)
 
     def expand(self, specs: beam.PCollection) -> beam.PCollection:
-        return specs | beam.ParDo(ReadTarsFn(*self._args)).with_output_types(SampleBatch)
+        return specs | beam.ParDo(self._fn).with_output_types(SampleBatch)

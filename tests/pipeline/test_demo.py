@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 
 from facecap.pipeline import demo
 from facecap.pipeline.errors import UsageError
-from facecap.pipeline.plan import find_sources
+from facecap.pipeline.sources import find_sources
 from facecap.transforms.models import ModelError
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from facecap.pipeline import laion_face
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.laion_face import NO_ID, IdList, join, to_ids
-from facecap.pipeline.plan import find_sources
+from facecap.pipeline.sources import find_sources
 from facecap.pipeline.staging import stage
 from facecap.transforms.read_rows import InputOptions
 

@@ -11,7 +11,7 @@ import pytest
 
 from facecap.pipeline import text_stream
 from facecap.pipeline.errors import UsageError
-from facecap.pipeline.plan import find_sources
+from facecap.pipeline.sources import find_sources
 from facecap.pipeline.staging import stage
 from facecap.transforms.read_rows import InputOptions
 

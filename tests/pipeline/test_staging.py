@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from facecap.pipeline import text_stream
 from facecap.pipeline.errors import UsageError
-from facecap.pipeline.plan import find_sources, make_plan, read_footers
+from facecap.pipeline.plan import make_plan, read_footers
+from facecap.pipeline.sources import find_sources
 from facecap.pipeline.staging import stage
 from facecap.transforms.read_rows import InputOptions
 

@@ -249,3 +249,20 @@ def test_the_first_rows_tell_the_columns(tmp_path: Path) -> None:
     kinds = TarColumns.of(InputOptions(), found).extra
     assert (kinds.field("n").type, kinds.field("s").type) == (pa.int64(), pa.string())
     assert kinds.names == ["key", "status", "error_message", "width", "exif", "n", "s"]
+
+
+def test_what_does_not_fit_its_column_is_null_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_tars, "_told", set())
+    rows = [
+        row(f"{n:04d}", b"x", "http://h", similarity=value)
+        for n, value in enumerate([0.5, "a text", None, [1]])
+    ]
+    _, samples = read(write_tar(tmp_path / "a.tar", rows))
+    assert [s.extra["similarity"] for s in samples] == [0.5, None, None, None]
+    (said,) = [r.message for r in caplog.records if "column" in r.message]
+    assert said == (
+        "column 'similarity' is double in the first rows of the input; values that are not "
+        "become null"
+    )
