@@ -50,7 +50,8 @@ class DownloadOptions(Options):
     )
     timeout_s: float = run(
         30.0,
-        "seconds per URL over all redirects, attempts and pauses, the queue not counted",
+        "seconds per URL over all redirects, attempts and pauses; not counted: the queue, and the "
+        "rests (up to 30 s each) that a host without answers is given",
         ge=0.1,
         le=3600,
     )

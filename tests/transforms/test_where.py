@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import resource
 import threading
 import time
 
@@ -13,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from facecap.transforms.where import FUNCTIONS, Where, WhereError, check
+from tests.memory import forget_peak, peak_bytes
 
 ROWS = pa.table(
     {
@@ -166,11 +166,12 @@ def test_it_is_cheap_and_keeps_no_memory() -> None:
     table = pa.table({"punsafe": [n / rows for n in range(rows)], "NSFW": ["UNLIKELY"] * rows})
     where = Where("punsafe < 0.5 AND NSFW = 'UNLIKELY'", ("NSFW", "punsafe"))
     assert sum(map(bool, where.satisfied(table))) == rows / 2
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    forget_peak()
+    before, start = peak_bytes(), time.process_time()
     for _ in range(100):
         where.satisfied(table)
     assert (time.process_time() - start) / (100 * rows) < 20e-6  # measured: 2 us
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10  # in KiB
+    assert peak_bytes() - before < 32 << 20
 
 
 def test_a_row_that_duckdb_refuses_costs_no_other_row() -> None:
