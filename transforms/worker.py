@@ -116,6 +116,7 @@ class Worker:
 
 
 _worker: Worker | None = None
+_collects_less = False
 _start_lock = threading.Lock()
 
 
@@ -123,15 +124,16 @@ def start(run: Run) -> None:
     """Start reporting for `run` in this process; once per run, from any DoFn's setup. Raises
     the limit of open files, of which every connection takes one, as far as it goes; and leaves
     what was imported and loaded so far out of garbage collection in a process of its own."""
-    global _worker
+    global _worker, _collects_less
     _raise_file_limit()
-    if run.launcher != os.getpid():
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_NEW_OBJECTS_PER_COLLECTION)
-    if run.folder is None:
-        return
     with _start_lock:
+        if not _collects_less and run.launcher != os.getpid():
+            _collects_less = True
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(_NEW_OBJECTS_PER_COLLECTION)
+        if run.folder is None:
+            return
         folder = Path(run.folder)
         if _worker is None or _worker.folder != folder:
             with disk_errors(Path(run.output)):

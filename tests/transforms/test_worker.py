@@ -161,3 +161,20 @@ def test_a_worker_has_all_the_open_files_it_may_have() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize(("launcher", "frozen"), [("0", True), ("os.getpid()", False)])
+def test_a_process_of_its_own_collects_garbage_less_often(launcher: str, frozen: bool) -> None:
+    """A launcher may be somebody's own program: its collector is left alone."""
+    code = f"""
+import gc, os
+from facecap.transforms import worker
+before = gc.get_threshold()
+worker.start(worker.Run(launcher={launcher}))
+once = gc.get_freeze_count()
+kept = [[] for _ in range(1000)]
+worker.start(worker.Run(launcher={launcher}))
+print(once > 0, gc.get_freeze_count() == once, gc.get_threshold() > before)
+"""
+    said = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert said == [str(frozen), "True", str(frozen)]

@@ -95,7 +95,11 @@ def test_an_image_full_of_candidates_needs_little_memory(credulous):
         "print(peak_bytes() - before)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program, str(credulous)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, str(credulous)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
     )
     assert int(result.stdout) < 200_000_000
 
