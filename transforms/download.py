@@ -50,8 +50,8 @@ class DownloadOptions(Options):
     )
     timeout_s: float = run(
         30.0,
-        "seconds per URL over all redirects, attempts and pauses; not counted: the queue, and the "
-        "rests (up to 30 s each) that a host without answers is given",
+        "seconds per URL over all redirects, attempts and pauses; not counted: the queue, and "
+        "pauses (30 s each at most) that the host asked for when it answered other URLs",
         ge=0.1,
         le=3600,
     )
