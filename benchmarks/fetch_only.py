@@ -113,7 +113,6 @@ def run(list_path: str | Path, output: str | Path, workers: int) -> Result:
     download = DownloadOptions(
         allow_private_hosts=_hosts(plan),
         per_host=settings.download.concurrency,
-        prefetch_bytes=256 << 20,  # goes on fetching while a shard is synced to the disk
     )
     write = WriteConfig(str(store.root), "fetch-only", plan.extra, "{}", 0, settings.decode)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import subprocess
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from benchmarks.rounds import Comparison
 CORES = tools.WORKERS
 """What the kernel share is measured against."""
 
-OURS = ("apache-beam", "aiohttp", "onnxruntime", "opencv-python-headless", "pillow", "pyarrow")
+OURS = ("apache-beam", "aiohttp", "uvloop", "onnxruntime", "opencv-python-headless", "pillow")
 PEERS = ("img2dataset", "insightface", "onnxruntime", "opencv-python-headless", "py-spy")
 
 
@@ -34,6 +35,7 @@ class Results:
     fetch: Comparison | None = None
     line: Comparison | None = None
     kernels: dict[str, float] | None = None
+    bare_after: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
     few: Peak | None = None
     many: Peak | None = None
@@ -44,7 +46,15 @@ class Results:
         """The bare calls' part of wall time x cores of the whole line."""
         if self.kernels is None or self.line is None:
             return None
-        return kernels.bare_seconds(self.kernels) * rounds.median(self.line.ours) / CORES
+        return self.bare * rounds.median(self.line.ours) / CORES
+
+    @property
+    def bare(self) -> float:
+        """Seconds per image of the bare calls: the mean of before and after the builds, for the
+        machine is not equally fast at all times."""
+        assert self.kernels is not None
+        before = kernels.bare_seconds(self.kernels)
+        return before if self.bare_after is None else (before + self.bare_after) / 2
 
     @property
     def figures(self) -> dict[str, float]:
@@ -52,12 +62,20 @@ class Results:
         measured: dict[str, float | None] = {
             "fetch_ratio": self.fetch.ratio if self.fetch else None,
             "line_ratio": self.line.ratio if self.line else None,
+            "line_ratio_two_loops": two_loops(self.line) if self.line else None,
             "different_faces": len(self.line.extra["differences"]) if self.line else None,
             "kernel_share": self.kernel_share,
             "peak_gb": self.many.bytes / 1e9 if self.many else None,
             "memory_growth": self.many.bytes / self.few.bytes if self.many and self.few else None,
         }
         return {name: value for name, value in measured.items() if value is not None}
+
+
+def two_loops(line: Comparison) -> float | None:
+    """The ratio of the line where the peers' loop runs in two processes (median of the rounds)."""
+    name = f"ratio, {rounds.TWO_LOOPS}"
+    ratios = [r[name] for k, r in line.extra.items() if k.startswith("round ")]
+    return statistics.median(ratios) if ratios else None
 
 
 @dataclass(frozen=True)
@@ -101,8 +119,9 @@ def document(results: Results) -> str:
         "# Benchmarks\n",
         f"Written by `make bench`: {results.rows} URLs over {results.photographs} photographs, "
         "served by nginx on loopback on the same cores; 2 workers, no limit per host, robots.txt "
-        "respected (by facecap; img2dataset has no such check). Seconds count from the first "
-        "request that the server sees to the last finished shard; start-up stands apart.\n",
+        "respected (by facecap; img2dataset has no such check). Seconds, and CPU seconds, count "
+        "from the first request that the server sees, to the last finished shard; start-up stands "
+        "apart. Every round has its row; the medians of all rounds count.\n",
         machine(),
         f"**The machine was busy: {results.warning}.**\n" if results.warning else "",
         table(("figure", "value", "floor", "", "what"), checked),
@@ -211,11 +230,11 @@ def _kernels(results: Results) -> str:
     ) + table(("stage", "bare calls, ms", "rest, ms"), rows)
     if results.line:
         ours = sorted(results.line.ours, key=lambda r: r.seconds)[len(results.line.ours) // 2]
-        core_s = ours.seconds * CORES
-        idle = max(0.0, core_s - ours.cpu_s - ours.server_cpu_s)
         text += (
-            f"\nThe median build had {core_s:.0f} core-seconds; nginx took "
-            f"{ours.server_cpu_s:.0f} of them, and {idle:.0f} were idle or other programs'.\n"
+            f"\nAll bare calls: {kernels.bare_seconds(results.kernels) * 1e3:.1f} ms before the "
+            f"builds, {(results.bare_after or results.bare) * 1e3:.1f} ms after them; the share "
+            f"counts the mean. The median build had {ours.seconds * CORES:.0f} core-seconds, of "
+            f"which it took {ours.cpu_s:.0f} and nginx {ours.server_cpu_s:.0f}.\n"
         )
     shares = [[name, f"{share:.1%}"] for name, share in results.parts.items()]
     text += (

@@ -17,8 +17,10 @@ THREADS = (32, 64, 128)
 """img2dataset's --thread_count that are tried."""
 
 LINE_THREADS = 32
-PLAIN_LOOP = "1 process, default threads"
 """Those of the line, where its two processes wait for the processor and not for the server."""
+
+PLAIN_LOOP = "1 process, default threads"
+TWO_LOOPS = "2 processes, 1 thread each"
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Bench:
         return done
 
     def forget(self, name: str) -> None:
-        """Remove what a run wrote: 12,000 bodies are 3.4 GB, and a machine whose memory is full of
-        them measures its own swapping."""
+        """Remove what a peer's run, or our fetching, wrote: 12,000 bodies are 3.4 GB, and a machine
+        whose memory is full of them measures its own swapping."""
         if not self.keep:
             shutil.rmtree(self.folder / name)
 
@@ -152,7 +154,7 @@ def line(bench: Bench, rounds: int, min_side: float, min_score: float) -> Compar
         tars = sorted((bench.folder / stored.tool).glob("*.tar"))
         loops = {
             PLAIN_LOOP: loop(bench, f"loop-one-{i}", [tars], 0),
-            "2 processes, 1 thread each": loop(
+            TWO_LOOPS: loop(
                 bench, f"loop-two-{i}", [tars[k :: tools.WORKERS] for k in range(tools.WORKERS)], 1
             ),
         }

@@ -26,7 +26,8 @@ class ToolFailed(Exception):
 @dataclass
 class Watched:
     """Times are seconds since the epoch, `peak` is the largest sum of PSS, in bytes (0: not asked
-    for). `cpu_s` is user and system time of all processes, `server_cpu_s` that of nginx."""
+    for). `cpu_s` is user and system time of all processes from the first request on (from the
+    start where there is no server), `server_cpu_s` that of nginx."""
 
     started: float
     ended: float = 0.0
@@ -63,6 +64,7 @@ def run(
             command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
         cpu: dict[int, float] = {}
+        start_up_cpu_s = 0.0
         next_look = 0.0
         try:
             while process.poll() is None:
@@ -70,6 +72,7 @@ def run(
                     asked += 1
                     if server.requests() > before + asked:
                         watched.first_request = time.time()
+                        start_up_cpu_s = sum(_session(process.pid).values())
                 # Looking costs milliseconds: no oftener than needed, it shares the cores.
                 if time.time() >= next_look:
                     members = _session(process.pid)
@@ -84,7 +87,7 @@ def run(
             watched.ended = time.time()
             _kill_session(process.pid)
             process.wait()
-    watched.cpu_s = sum(cpu.values())
+    watched.cpu_s = sum(cpu.values()) - start_up_cpu_s
     watched.server_cpu_s = _server_cpu(server) - server_before
     if process.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])

@@ -125,7 +125,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class SampleBatch:
-    """About 32 samples of one shard; the element of the whole line.
+    """A few samples of one shard (`read_rows.BATCH_SIZE`); the element of the whole line.
 
     `failure` is set when a stage met a defect that must fail the shard (see
     `transforms.railway`); later stages pass such a batch on untouched. `shard_rows` is set on the

@@ -107,6 +107,7 @@ class ImageServer:
         self._thread.join()
 
     def _run(self) -> None:
+        # Its transports can be aborted and their sockets had, whatever loop the client's tests use.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             runner.run(self._serve())
 

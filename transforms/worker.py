@@ -28,8 +28,9 @@ _NO_ROW = -1
 _SLOTS = 64
 _WRITE_EVERY_S = 0.5
 _NEW_OBJECTS_PER_COLLECTION = 20_000
-"""Python's own 700 cost a tenth of the processor time of fetching, and the hundreds of thousands of
-objects of the imported modules were looked through again and again (742 images/s became 935)."""
+"""The 700 of Python 3.11 cost a tenth of the processor time of fetching, and the hundreds of
+thousands of objects of the imported modules were looked through again and again (742 images/s
+became 935)."""
 
 
 @dataclass(frozen=True)
