@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from tarfile import BLOCKSIZE, HeaderError, TarInfo
@@ -23,7 +23,7 @@ MAX_TARS = 1_000_000
 """SHARD in the key has six digits."""
 
 _READERS = 16
-_TARS_PEEKED = 10
+_TARS_PEEKED = 1000
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,11 @@ def plan_tars(
     rows_per_shard: int | None,
     max_bytes: int,
 ) -> TarPlan:
-    """The columns come from the first rows of the first tar that holds any.
+    """The columns come from the first rows of the first tar that holds any, of the first
+    _TARS_PEEKED.
 
-    Raises UsageError on files that are no tars and on settings that need the number of rows.
+    Raises UsageError on files that are no tars, on settings that need the number of rows and on
+    named columns that those rows do not have.
     """
     if rows_per_shard is not None:
         raise UsageError("build.rows_per_shard: one tar of the input is one shard; leave it unset")
@@ -78,8 +80,20 @@ def plan_tars(
         except (OSError, ValueError) as error:
             raise UsageError(f"--input {path}: {' '.join(str(error).split())}") from None
         if rows:
+            _check_named(rows, options, path)
             break
     return TarPlan(tuple(paths), with_where(columns, options))
+
+
+def _check_named(rows: Sequence[Mapping[str, Any]], options: InputOptions, path: str) -> None:
+    names = sorted({name for row in rows for name in row})
+    for setting in ("url_column", "caption_column"):
+        named = getattr(options, setting)
+        if named is not None and named not in names:
+            raise UsageError(
+                f"input.{setting}: the JSON of the first rows of {path} has no field {named!r}; "
+                f"it has: {', '.join(names)[:500]}"
+            )
 
 
 def _check(path: str) -> None:

@@ -102,6 +102,20 @@ def test_an_empty_tar_is_a_shard_and_the_next_one_tells_the_columns(
     assert outcomes(planned)[:2] == [[], ["filtered", "live"]]
 
 
+def test_many_empty_tars_before_the_first_row_change_nothing(tmp_path: Path) -> None:
+    for number in range(12):
+        tar(tmp_path / f"{number:02d}.tar")
+    tar(tmp_path / "12.tar", 0.25)
+    assert "similarity" in plan(tmp_path, where="similarity > 0.5").extra.names
+
+
+@pytest.mark.parametrize("setting", ["url_column", "caption_column"])
+def test_a_named_column_that_no_row_has_is_refused(tmp_path: Path, setting: str) -> None:
+    found = refusal(tar(tmp_path / "a.tar", 0.25), **{setting: "nosuch"})
+    assert found.startswith(f"input.{setting}: ") and "'nosuch'" in found
+    assert "caption, error_message" in found, "what there is"
+
+
 def test_tars_without_any_row_have_no_columns(tmp_path: Path) -> None:
     for name in ("0.tar", "1.tar"):
         tar(tmp_path / name)
