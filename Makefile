@@ -18,11 +18,11 @@ demo: $(DEMO_READY)
 
 test: $(TEST_READY) lint
 	$(BIN)/facecap models fetch mtcnn
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(TEST_READY) lint
 	$(BIN)/facecap models fetch mtcnn
-	$(BIN)/python -m pytest -n 2 -m "long or not long"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long"
 
 # Coverage-guided fuzzing of the decoding (or of headers), from the kept corpus on:
 # `make fuzz FUZZ_SECONDS=3600 FUZZ_TARGET=headers`. A failing input stays in build/fuzz.
