@@ -23,8 +23,8 @@ from facecap.transforms.store import Store
 from facecap.transforms.where import Where
 
 BATCH_SIZE = 8
-"""Samples per batch. Fewer cost more per element, from 4 on; of more the decoded images do not fit
-`pixels`: at 16 a fifth of the photographs were decoded again."""
+"""Samples per batch. Of more the decoded images do not fit `pixels`: at 16 a tenth of the decoding
+was done again (docs/decisions.md)."""
 
 ROWS_PER_READ = 1024
 """Rows that Arrow hands over at once, and over which `input.where` is evaluated: a query costs 3 ms
