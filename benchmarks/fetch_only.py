@@ -23,7 +23,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow.parquet as pq
 
-from facecap.pipeline.local import local_options, run_locally
+from facecap.pipeline.execution import execute
+from facecap.pipeline.local import LocalEngine
 from facecap.pipeline.plan import Plan, make_plan, read_footers
 from facecap.pipeline.settings import Settings
 from facecap.schemas.sample import Crop, Face, ImageInfo, Sample, SampleBatch
@@ -137,7 +138,7 @@ def run(list_path: str | Path, output: str | Path, workers: int) -> Result:
         [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     started = time.time()
-    run_locally(add_graph, local_options(workers, []), store, frozenset(), 0.0, lambda _: None)
+    execute(LocalEngine(workers, []), add_graph, store, frozenset(), 0.0, lambda _: None)
     clocks = [json.loads(path.read_text()) for path in store.root.glob(f"{CLOCK}*")]
     first, last = min(c[0] for c in clocks), max(c[1] for c in clocks)
     summary = json.loads(store.read("summary.json"))

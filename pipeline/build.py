@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
+import apache_beam as beam
 
 from facecap.pipeline import laion_face, terminal
+from facecap.pipeline.dataflow import DataflowEngine
+from facecap.pipeline.dataflow_job import write_template
+from facecap.pipeline.engines import Target, make_engine
 from facecap.pipeline.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -19,14 +22,14 @@ from facecap.pipeline.errors import (
     BuildFailed,
     UsageError,
 )
-from facecap.pipeline.graph import add_graph
-from facecap.pipeline.local import (
+from facecap.pipeline.execution import (
+    Engine,
     Interrupted,
     SuccessRateTooLow,
-    local_options,
-    run_locally,
+    execute,
     too_low,
 )
+from facecap.pipeline.graph import add_graph
 from facecap.pipeline.manifest import read_failures, read_records
 from facecap.pipeline.output import (
     CRASHES_TO_DROP,
@@ -49,6 +52,8 @@ from facecap.pipeline.staging import stage
 from facecap.pipeline.tar_input import TarPlan, describe_tars, plan_tars
 from facecap.schemas.commit import Counts
 from facecap.schemas.outcomes import Stage
+from facecap.transforms import worker
+from facecap.transforms.object_store import StoreError, is_remote, open_store
 from facecap.transforms.screen import ScreenConfig
 from facecap.transforms.store import Store
 
@@ -58,14 +63,11 @@ class BuildRequest:
     """What the command line asks for."""
 
     input: str
-    output: Path
+    output: str | Path
     settings: Settings
     limit: int | None = None
     beam_options: Sequence[str] = ()
-
-    @property
-    def workers(self) -> int:
-        return self.settings.build.workers or len(os.sched_getaffinity(0))
+    target: Target = field(default_factory=Target)
 
 
 def build(request: BuildRequest, screen: terminal.Screen) -> int:
@@ -74,8 +76,11 @@ def build(request: BuildRequest, screen: terminal.Screen) -> int:
     Raises UsageError on bad settings or input before anything is written to a foreign folder,
     BuildFailed when the graph could not finish; committed shards stay in either case.
     """
-    beam_options = local_options(request.workers, request.beam_options)
-    settings, models = resolve_models(request.settings)
+    # Its errors first: planning may take a while.
+    first = make_engine(
+        request.target, request.settings, str(request.output), 1, request.beam_options
+    )
+    settings, models = resolve_models(request.settings, here=first.workers_here)
     lists = read_lists(settings.screen)
     models |= lists.hashes
     # A wrong --input leaves no empty folder behind.
@@ -83,7 +88,7 @@ def build(request: BuildRequest, screen: terminal.Screen) -> int:
         screen.say("The input is tars: nothing is downloaded, each is one shard.")
     store = _open_output(request.output)
     with shared_lock_and_cleaning(store) as crashed_rows:
-        plan, build_file = _prepare(request, settings, models, store)
+        plan, build_file = prepare(request, settings, models, store)
         claim(store, build_file)
         if ids := build_file.input.get("sample_ids"):
             screen.say(str(laion_face.IdList(**ids)))
@@ -94,15 +99,19 @@ def build(request: BuildRequest, screen: terminal.Screen) -> int:
         if len(records) < plan.shards:
             for row, times in sorted(read_crashes(store).items()):
                 screen.say(f"row {row} crashed a worker in native code: {_next_step(times)}")
+        engine = make_engine(
+            request.target, settings, str(store), plan.shards, request.beam_options
+        )
+        refuse_unreachable(engine, str(store), plan)
         try:
             return _run(
-                beam_options, settings, plan, build_file, store, crashed_rows, done, screen, screens
+                engine, settings, plan, build_file, store, crashed_rows, done, screen, screens
             )
         finally:
             screen.stop()
 
 
-def _prepare(
+def prepare(
     request: BuildRequest, settings: Settings, models: dict[str, str], store: Store
 ) -> tuple[Plan | TarPlan, BuildFile]:
     """Plan the input, staging under `store` what is not Parquet; and what build.json will say."""
@@ -135,12 +144,12 @@ def _plan_lists(
     request: BuildRequest, settings: Settings, sources: Sequence[SourceFile], store: Store
 ) -> tuple[Plan | TarPlan, dict[str, Any]]:
     paths = [
-        source.path if source.format == "parquet" else stage(source, store.root, settings.input)
+        source.path if source.format == "parquet" else stage(source, store, settings.input)
         for source in sources
     ]
     ids = None
     if settings.input.sample_ids is not None:
-        paths, ids = laion_face.join(sources, paths, store.root, settings.input)
+        paths, ids = laion_face.join(sources, paths, store, settings.input)
     plan = make_plan(
         read_footers(paths),
         settings.input,
@@ -158,7 +167,14 @@ def _next_step(crashes: int) -> str:
     return "it did so twice and is left out as decode_crashed"
 
 
-def _open_output(path: Path) -> Store:
+def _open_output(output: str | Path) -> Store:
+    try:
+        store = open_store(output)
+    except StoreError as error:
+        raise UsageError(f"--output {error}") from None
+    if store.is_remote:
+        return store
+    path = store.root
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,8 +184,21 @@ def _open_output(path: Path) -> Store:
     return Store(path.resolve())
 
 
+def refuse_unreachable(engine: Engine, output: str, plan: Plan | TarPlan) -> None:
+    """Raises UsageError where the workers, on other machines, cannot see what they shall read."""
+    if engine.workers_here or not is_remote(output):
+        return
+    paths = plan.tars if isinstance(plan, TarPlan) else [file.path for file in plan.files]
+    local = next((path for path in paths if not is_remote(path)), None)
+    if local is not None:
+        raise UsageError(
+            f"--input {local}: is on this machine, and the workers are on others; copy it to where "
+            f"{output} is, and name it there"
+        )
+
+
 def _run(
-    beam_options: PipelineOptions,
+    engine: Engine,
     settings: Settings,
     plan: Plan | TarPlan,
     build_file: BuildFile,
@@ -179,13 +208,20 @@ def _run(
     screen: terminal.Screen,
     screens: ScreenConfig,
 ) -> int:
+    def add(pipeline: beam.Pipeline, run: worker.Run) -> None:
+        add_graph(pipeline, plan.specs(), settings, plan, build_file, str(store), run, screens)
+
+    if isinstance(engine, DataflowEngine):
+        run = worker.Run(None, "", crashed_rows=crashed_rows)
+        template = write_template(lambda pipeline: add(pipeline, run), engine.options)
+        if template is not None:
+            screen.say(f"The job is written to {template}; who asked for it there starts it.")
+            return EXIT_DONE
     stopped: Interrupted | SuccessRateTooLow | BuildFailed | None = None
     try:
-        run_locally(
-            lambda pipeline, run: add_graph(
-                pipeline, plan.specs(), settings, plan, build_file, str(store.root), run, screens
-            ),
-            beam_options,
+        execute(
+            engine,
+            add,
             store,
             crashed_rows,
             settings.build.min_success_rate,
@@ -196,7 +232,7 @@ def _run(
     screen.stop()
     records = read_records(store, build_file)
     total = Counts.total(r.counts for r in records.values())
-    screen.summary(total, build_file, len(records), store.root)
+    screen.summary(total, build_file, len(records), str(store))
     if isinstance(stopped, BuildFailed):
         raise stopped
     if isinstance(stopped, Interrupted):

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +23,9 @@ from facecap.pipeline.errors import (
     UsageError,
 )
 
+if TYPE_CHECKING:
+    from facecap.pipeline.build import BuildRequest
+
 # Beam and the models take seconds to import: each command imports what it needs, when it runs.
 
 app = typer.Typer(
@@ -34,46 +38,86 @@ app = typer.Typer(
 models_app = typer.Typer(help="The models a build can use.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
-OutputFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder a build has written.")]
+OutputFolder = Annotated[
+    str, typer.Argument(metavar="OUT", help="What a build has written: a folder, s3:// or gs://.")
+]
+
+
+class Runner(StrEnum):
+    """The engines that a build can run on (pipeline/engines.py)."""
+
+    LOCAL = "local"
+    SPARK = "spark"
+    FLINK = "flink"
+    PRISM = "prism"
+    DATAFLOW = "dataflow"
+
+
+Input = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URLS",
+        help="List of image URLs: Parquet, CSV, TSV, JSON, JSON Lines, TXT (each text also "
+        ".gz), or img2dataset's tars; a file, a folder or a glob, also on s3:// or gs://.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OUT",
+        help="Folder for the dataset, or a place on s3:// or gs://. The same command continues it.",
+    ),
+]
+Config = Annotated[
+    Path | None, typer.Option(metavar="C.yaml", help="Settings; see build --show-config.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Override one setting; may be repeated."),
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Use only the first N rows.")]
+Where = Annotated[Runner, typer.Option(help="Where it runs.")]
+SparkMaster = Annotated[
+    str | None, typer.Option(metavar="URL", help="spark://HOST:PORT, local[N] or local[*].")
+]
+FlinkMaster = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Flink's REST address, or [local].")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Worker processes (default: one per core); on Spark and Flink per executor.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Neither progress bar nor funnel.")]
+BEAM_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": False}
 
 
 @app.command(
     "build",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": False},
+    context_settings=BEAM_OPTIONS,
     epilog="Example: facecap build --input laion.parquet --output faces "
     "--set crop.min_side=96 --set download.contact=you@example.org",
 )
 def build_command(
     context: typer.Context,
-    input: Annotated[
-        str | None,
+    input: Input = None,
+    output: Output = None,
+    config: Config = None,
+    set_: Set = None,
+    limit: Limit = None,
+    runner: Where = Runner.LOCAL,
+    spark_master: SparkMaster = None,
+    flink_master: FlinkMaster = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    dry_run: Annotated[
+        bool,
         typer.Option(
-            metavar="URLS",
-            help="List of image URLs: Parquet, CSV, TSV, JSON, JSON Lines, TXT (each text also "
-            ".gz), or img2dataset's tars; a file, a folder or a glob.",
+            "--dry-run", help="Check options, input, models and graph; start and write nothing."
         ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT", help="Folder for the dataset. The same command continues it."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="C.yaml", help="Settings; see --show-config.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=VALUE", help="Override one setting; may be repeated."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Use only the first N rows.")
-    ] = None,
-    runner: Annotated[str, typer.Option(help="Where it runs: local.")] = "local",
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Worker processes (default: one per core)."),
-    ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="Neither progress bar nor funnel.")
     ] = False,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print every setting as YAML, and end.")
@@ -87,29 +131,89 @@ def build_command(
     """
     from facecap.pipeline.settings import load_settings, to_yaml
 
-    if runner != "local":
-        raise UsageError(f"--runner {runner}: only 'local' is there yet")
-    overrides = list(set_ or [])
-    if workers is not None:
-        overrides.append(f"build.workers={workers}")
-    settings = load_settings(config, overrides)
     if show_config:
-        typer.echo(to_yaml(settings), nl=False)
+        typer.echo(to_yaml(load_settings(config, _overrides(set_, workers))), nl=False)
         return
-    if input is None or output is None:
-        missing = "--input" if input is None else "--output"
-        raise UsageError(f"{missing}: not given; see facecap build --help")
+    target = (runner, spark_master, flink_master)
+    request = _request(
+        input, output, config, _overrides(set_, workers), limit, target, context.args
+    )
 
-    from facecap.pipeline.build import BuildRequest, build
+    from facecap.pipeline.build import build
+    from facecap.pipeline.dry_run import dry_run as look
     from facecap.pipeline.terminal import Screen
     from facecap.transforms.store import DiskFailed, disk_errors
 
-    request = BuildRequest(input, output, settings, limit, context.args)
+    screen = Screen(quiet=quiet)
+    if dry_run:
+        screen.say(str(look(request)))
+        raise typer.Exit(EXIT_DONE)
     try:
-        with disk_errors(output):
-            raise typer.Exit(build(request, Screen(quiet=quiet)))
+        with disk_errors(Path(request.output)):
+            raise typer.Exit(build(request, screen))
     except DiskFailed as failed:
         raise BuildFailed(str(failed)) from None
+
+
+@app.command("launch", context_settings=BEAM_OPTIONS)
+def launch_command(
+    context: typer.Context,
+    input: Input = None,
+    output: Output = None,
+    config: Config = None,
+    set_: Set = None,
+    limit: Limit = None,
+    runner: Where = Runner.LOCAL,
+    spark_master: SparkMaster = None,
+    flink_master: FlinkMaster = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what would be started, and its cost in hours.")
+    ] = False,
+    images_per_second_per_core: Annotated[
+        float | None,
+        typer.Option(metavar="X", min=0.001, help="Your own measured rate, for the estimate."),
+    ] = None,
+) -> None:
+    """Say what a build would start and take in worker-hours; without --plan, then build."""
+    target = (runner, spark_master, flink_master)
+    request = _request(
+        input, output, config, _overrides(set_, workers), limit, target, context.args
+    )
+
+    from facecap.pipeline.dry_run import dry_run as look
+
+    typer.echo(look(request).plan(images_per_second_per_core), nl=False)
+    if not plan:
+        build_command(
+            context, input, output, config, set_, limit, runner, spark_master, flink_master,
+            workers, quiet,
+        )  # fmt: skip
+
+
+def _overrides(sets: list[str] | None, workers: int | None) -> list[str]:
+    return [*(sets or []), *([] if workers is None else [f"build.workers={workers}"])]
+
+
+def _request(
+    input: str | None,
+    output: str | None,
+    config: Path | None,
+    overrides: Sequence[str],
+    limit: int | None,
+    target: tuple[Runner, str | None, str | None],
+    beam_options: Sequence[str],
+) -> BuildRequest:
+    from facecap.pipeline.build import BuildRequest
+    from facecap.pipeline.engines import Target
+    from facecap.pipeline.settings import load_settings
+
+    settings = load_settings(config, overrides)
+    if input is None or output is None:
+        missing = "--input" if input is None else "--output"
+        raise UsageError(f"{missing}: not given; see facecap build --help")
+    return BuildRequest(input, output, settings, limit, beam_options, Target(*target))
 
 
 @app.command("verify")
@@ -117,11 +221,14 @@ def verify_command(output: OutputFolder) -> None:
     """Check every hash, count and balance of a dataset; exit code 1 when something is wrong."""
     from facecap.pipeline.output import lock, read_build_file
     from facecap.pipeline.verify import verify
-    from facecap.transforms.store import Store
+    from facecap.transforms.object_store import StoreError, open_store
 
-    if not output.is_dir():
+    try:
+        store = open_store(output)
+    except StoreError as error:
+        raise UsageError(str(error)) from None
+    if not store.is_remote and not store.root.is_dir():
         raise UsageError(f"{output}: no such folder")
-    store = Store(output)
     with lock(store, exclusive=True):
         faults = 0
         for fault in verify(store):
@@ -150,6 +257,19 @@ def models_fetch(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
         typer.echo(f"{name}: {fetch(name)}")
     except ModelError as error:
         raise UsageError(str(error)) from None
+
+
+@app.command("worker-pool")
+def worker_pool_command(
+    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Port.")] = 50_000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on: who reaches it runs code.")
+    ] = "127.0.0.1",
+) -> None:
+    """Start Python workers when an executor of Spark or Flink on this host asks for them."""
+    from facecap.pipeline.worker_pool import serve
+
+    serve(host, port)
 
 
 @app.command("demo")

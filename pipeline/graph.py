@@ -17,9 +17,9 @@ from facecap.transforms import coders as _coders  # noqa: F401 - registers Sampl
 from facecap.transforms.classify_attributes import ClassifyAttributes
 from facecap.transforms.compose_caption import ComposeCaption
 from facecap.transforms.crop import Crop, EncodeCrops
-from facecap.transforms.detect import Detect
+from facecap.transforms.detect import Detect, batch_size
 from facecap.transforms.download import Download
-from facecap.transforms.read_rows import BATCH_SIZE, ReadRows
+from facecap.transforms.read_rows import ReadRows
 from facecap.transforms.read_tars import ReadTars
 from facecap.transforms.screen import ScreenBodies, ScreenConfig, ScreenRows
 from facecap.transforms.worker import Run
@@ -47,19 +47,20 @@ def add_graph(
         decode=settings.decode,
     )
     screen = screen or ScreenConfig()
+    size = batch_size(settings.detect.provider)
     shards = pipeline | "Shards" >> beam.Create(specs) | "Spread" >> beam.Reshuffle()
     if isinstance(plan, TarPlan):
         fetched = (
             shards
-            | "ReadTars" >> ReadTars(output, plan.columns, settings.download.max_bytes, run)
+            | "ReadTars" >> ReadTars(output, plan.columns, settings.download.max_bytes, run, size)
             | "ScreenRows" >> ScreenRows(screen)
         )
     else:
         fetched = (
             shards
-            | "ReadRows" >> ReadRows(output, plan.columns, run)
+            | "ReadRows" >> ReadRows(output, plan.columns, run, size)
             | "ScreenRows" >> ScreenRows(screen)
-            | "Download" >> Download(settings.download, BATCH_SIZE, screen.check_redirect)
+            | "Download" >> Download(settings.download, size, screen.check_redirect)
         )
     results = (
         fetched

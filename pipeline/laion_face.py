@@ -27,8 +27,9 @@ from facecap.pipeline.output import STAGED
 from facecap.pipeline.pickled_ids import PickleError, pickled_ids
 from facecap.pipeline.plan import read_footers
 from facecap.pipeline.sources import SourceFile, list_files
-from facecap.pipeline.staging import open_tables, state_hash, written_aside
+from facecap.pipeline.staging import open_tables, state_hash
 from facecap.transforms.read_rows import InputOptions
+from facecap.transforms.store import Store
 
 Ids = npt.NDArray[np.int64]
 
@@ -72,10 +73,10 @@ class IdList:
 
 
 def join(
-    sources: Sequence[SourceFile], paths: Sequence[str], output: Path, options: InputOptions
+    sources: Sequence[SourceFile], paths: Sequence[str], store: Store, options: InputOptions
 ) -> tuple[list[str], IdList]:
     """The rows of each Parquet file of `paths` (the source itself, or what it was staged into)
-    whose id is listed, in the file's order, as Parquet under `output`/_input; and what is known of
+    whose id is listed, in the file's order, as Parquet under OUT/_input; and what is known of
     the ids. What an earlier start has joined is found again. Memory: 9 bytes per id and a batch of
     rows. Raises UsageError.
     """
@@ -84,28 +85,30 @@ def join(
     if not lists:
         raise UsageError(f"input.sample_ids {options.sample_ids}: no file; name a list of ids")
     states = [state_hash(found, str(options.id_column)) for found in lists]
-    targets = [output / STAGED / f"{state_hash(source, *states)}.parquet" for source in sources]
-    together = hashlib.sha256("\n".join(target.name for target in targets).encode()).hexdigest()
-    summary = output / STAGED / f"{together[:16]}.json"
-    if not summary.exists() or not all(target.exists() for target in targets):
+    targets = [f"{STAGED}/{state_hash(source, *states)}.parquet" for source in sources]
+    together = hashlib.sha256(
+        "\n".join(target.rpartition("/")[2] for target in targets).encode()
+    ).hexdigest()
+    summary = f"{STAGED}/{together[:16]}.json"
+    if not all(store.exists(name) for name in (summary, *targets)):
         names = [source.path for source in sources]
-        known = _join(lists, paths, names, targets, options)
-        with written_aside(summary) as temporary:
-            temporary.write_text(json.dumps(asdict(known)))
-    known = IdList(**json.loads(summary.read_text()))
+        known = _join(lists, paths, names, targets, store, options)
+        store.replace(summary, json.dumps(asdict(known)).encode())
+    known = IdList(**json.loads(store.read(summary)))
     if not known.found:
         raise UsageError(
             f"input.sample_ids {options.sample_ids}: none of its {known.ids} ids is in the input; "
             "is it a list for another dataset, or input.id_column another column?"
         )
-    return [str(target) for target in targets], known
+    return [store.url(target) for target in targets], known
 
 
 def _join(
     lists: Sequence[SourceFile],
     paths: Sequence[str],
     names: Sequence[str],
-    targets: Sequence[Path],
+    targets: Sequence[str],
+    store: Store,
     options: InputOptions,
 ) -> IdList:
     footers = zip(read_footers(paths), names, strict=True)
@@ -113,11 +116,11 @@ def _join(
     ids, ignored = read_ids(lists, options)
     found = np.zeros(len(ids), np.bool_)
     for path, target, column in zip(paths, targets, columns, strict=True):
-        if target.exists():
-            _mark_found(str(target), column, ids, found)
+        if store.exists(target):
+            _mark_found(store.url(target), column, ids, found)
             continue
         try:
-            with written_aside(target) as temporary:
+            with store.written_aside(target) as temporary:
                 _join_file(path, temporary, column, ids, found)
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -144,7 +147,7 @@ def _join_file(
 
 
 def _mark_found(path: str, column: str, ids: Ids, found: npt.NDArray[np.bool_]) -> None:
-    with pq.ParquetFile(path) as file:
+    with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw) as file:
         for batch in file.iter_batches(columns=[column]):
             _look_up(batch.column(column), ids, found)
 

@@ -13,6 +13,7 @@ from facecap.pipeline.errors import UsageError
 from facecap.pipeline.output import LOGS, MANIFEST_FILE, BuildFile, read_build_file
 from facecap.schemas.commit import CommitRecord, Counts
 from facecap.transforms.commit import read_record
+from facecap.transforms.object_store import open_store
 from facecap.transforms.store import Store
 from facecap.transforms.write_shard import ShardResult
 
@@ -72,7 +73,7 @@ def finish_dataset(results: Sequence[ShardResult], output: str) -> int:
 
     Returns the number of committed shards.
     """
-    store = Store(output)
+    store = open_store(output)
     build = read_build_file(store)
     records = read_records(store, build)
     failed = {f"{r.shard:06d}": r.error for r in results if r.error and r.shard not in records}

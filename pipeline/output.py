@@ -101,10 +101,10 @@ def read_build_file(store: Store) -> BuildFile:
     try:
         return BuildFile.model_validate_json(store.read(BUILD_FILE))
     except FileNotFoundError:
-        raise UsageError(f"{store.root}: holds no {BUILD_FILE}; is it a build's OUT?") from None
+        raise UsageError(f"{store}: holds no {BUILD_FILE}; is it a build's OUT?") from None
     except (OSError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{store.root}/{BUILD_FILE}: not readable ({reason})") from None
+        raise UsageError(f"{store}/{BUILD_FILE}: not readable ({reason})") from None
 
 
 def _refuse_foreign(store: Store) -> None:
@@ -116,7 +116,7 @@ def _refuse_foreign(store: Store) -> None:
     foreign = [n for n in names if not n.startswith(("_", ".")) and n != LOGS]
     if foreign:
         raise UsageError(
-            f"--output {store.root}: not empty and not a build's ({foreign[0]} is there); "
+            f"--output {store}: not empty and not a build's ({foreign[0]} is there); "
             "name a new folder"
         )
 
@@ -133,7 +133,7 @@ def claim(store: Store, wanted: BuildFile) -> None:
     different = read_build_file(store).differences(wanted)
     if different:
         raise UsageError(
-            f"--output {store.root}: was made with other settings: {'; '.join(different)}; "
+            f"--output {store}: was made with other settings: {'; '.join(different)}; "
             "use those, or name a new folder"
         )
 
@@ -146,7 +146,7 @@ def lock(store: Store, *, exclusive: bool) -> Iterator[None]:
     """
     descriptor = os.open(store.root, os.O_RDONLY)
     try:
-        _lock(descriptor, store.root, exclusive)
+        _lock(descriptor, store, exclusive)
         yield
     finally:
         os.close(descriptor)
@@ -164,7 +164,7 @@ def shared_lock_and_cleaning(store: Store) -> Iterator[frozenset[int]]:
     try:
         if _try_lock(descriptor, fcntl.LOCK_EX):
             _clear_leftovers(store)
-        _lock(descriptor, store.root, exclusive=False)
+        _lock(descriptor, store, exclusive=False)
         yield _crashed_rows(store)
         # Workers end a moment after the graph; a racing build may take an hour: its business.
         # A worker in this process still works after the build was stopped: the next run clears.
@@ -174,10 +174,10 @@ def shared_lock_and_cleaning(store: Store) -> Iterator[frozenset[int]]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, root: Path, exclusive: bool) -> None:
+def _lock(descriptor: int, store: Store, exclusive: bool) -> None:
     operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     if not _lock_within(descriptor, operation, _LOCK_PATIENCE_S):
-        raise UsageError(f"{root}: another facecap command is at work here; let it end first")
+        raise UsageError(f"{store}: another facecap command is at work here; let it end first")
 
 
 def _lock_within(descriptor: int, operation: int, seconds: float) -> bool:
@@ -194,33 +194,40 @@ def _try_lock(descriptor: int, operation: int) -> bool:
         fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        # No locks there, as on some network file systems: then nobody may clear anything.
+        return operation == fcntl.LOCK_SH
     return True
 
 
 def _clear_leftovers(store: Store) -> None:
     """Under the exclusive lock: note native crashes of dead runs, then remove what they left.
 
-    The attempt of a committed shard is kept until its files have moved.
+    The attempt of a committed shard is kept until its files have moved. On an object store no lock
+    tells whether another machine still works at an attempt: one goes only when another has won its
+    shard, for then it can never be committed.
     """
     crashes = read_crashes(store)
-    for name in store.list(PROGRESS):
+    for name in store.here.list(PROGRESS):
         run = store.path(f"{PROGRESS}/{name}")
         if run.is_dir():
             for row in worker.rows_in_flight(run):
                 crashes[row] = crashes.get(row, 0) + 1
             for trace in worker.crash_traces(run):
                 _keep_trace(trace, store.path(f"{LOGS}/{name}-{trace.name}"))
-            store.remove_tree(f"{PROGRESS}/{name}")
+            store.here.remove_tree(f"{PROGRESS}/{name}")
     if crashes:
         store.replace(CRASHES_FILE, json.dumps(crashes, sort_keys=True).encode())
     else:
-        store.remove_tree(PROGRESS)
+        store.here.remove_tree(PROGRESS)
     for attempt in store.list(ATTEMPTS):
         number = attempt.partition("-")[0]
         record = read_record(store, int(number)) if number.isdigit() else None
-        if record is None or record.attempt != attempt:
+        is_dead = not store.is_remote if record is None else record.attempt != attempt
+        if is_dead:
             store.remove_tree(f"{ATTEMPTS}/{attempt}")
-    for pattern in (f".{BUILD_FILE}.*", f".{MANIFEST_FILE}.*", "commits/.*", f"{STAGED}/.*"):
+    folders = ("commits", STAGED, ATTEMPTS)
+    for pattern in (f".{BUILD_FILE}.*", f".{MANIFEST_FILE}.*", *(f"{f}/.*" for f in folders)):
         for half_written in store.root.glob(pattern):
             half_written.unlink()
     for folder in (ATTEMPTS, PROGRESS):

@@ -3,7 +3,6 @@ worker can map them."""
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -59,13 +58,11 @@ class ScreenLists:
         )
 
     def _save(self, store: Store, name: str) -> str:
-        target = store.path(f"{STAGED}/{name}-{self.lists[name].sha256[:16]}.npy")
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-            block_list.save(self.lists[name].keys, temporary)
-            temporary.replace(target)
-        return str(target)
+        target = f"{STAGED}/{name}-{self.lists[name].sha256[:16]}.npy"
+        if not store.exists(target):
+            with store.written_aside(target) as temporary:
+                block_list.save(self.lists[name].keys, temporary)
+        return store.url(target)
 
 
 def read_lists(options: ScreenOptions) -> ScreenLists:

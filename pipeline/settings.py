@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
+from facecap.pipeline.dataflow import DataflowOptions
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.output import content_hash
+from facecap.pipeline.portable import FlinkOptions, PrismOptions, SparkOptions
 from facecap.schemas.options import Options, content, run
 from facecap.schemas.shard import MAX_ROWS_PER_SHARD
 from facecap.schemas.tables import SCHEMA_VERSION
@@ -60,6 +62,10 @@ class Settings(Options):
     crop: CropOptions = Field(default_factory=CropOptions)
     attributes: AttributesOptions = Field(default_factory=AttributesOptions)
     caption: CaptionOptions = Field(default_factory=CaptionOptions)
+    spark: SparkOptions = Field(default_factory=SparkOptions)
+    flink: FlinkOptions = Field(default_factory=FlinkOptions)
+    prism: PrismOptions = Field(default_factory=PrismOptions)
+    dataflow: DataflowOptions = Field(default_factory=DataflowOptions)
 
 
 def load_settings(config: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
@@ -145,9 +151,10 @@ def to_yaml(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def resolve_models(settings: Settings) -> tuple[Settings, dict[str, str]]:
+def resolve_models(settings: Settings, *, here: bool = True) -> tuple[Settings, dict[str, str]]:
     """The settings with the detector's default score filled in, and the sha256 of every file
-    that decides labels or words, by setting.
+    that decides labels or words, by setting. Where the models will not run `here` they are tried
+    on the CPU: a launcher needs no GPU.
 
     Raises UsageError when a model is unknown, missing, damaged or cannot run.
     """
@@ -158,8 +165,9 @@ def resolve_models(settings: Settings) -> tuple[Settings, dict[str, str]]:
             "attributes.model": locate(attributes.model, attributes.model_path),
         }
         # Loaded once here, so that a bad model is one line now and not a failed graph later.
-        load_detector(detect, settings.crop.min_side)
-        Classifier(attributes)
+        tried = {} if here else {"provider": "cpu"}
+        load_detector(detect.model_copy(update=tried), settings.crop.min_side)
+        Classifier(attributes.model_copy(update=tried))
         grammar = load_grammar(settings.caption.grammar)
     except (ModelError, GrammarError) as error:
         raise UsageError(" ".join(str(error).split())) from None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import re
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -33,11 +31,11 @@ from facecap.pipeline.text_stream import (
 )
 from facecap.schemas.tables import replace_leaves
 from facecap.transforms.read_rows import InputOptions
-from facecap.transforms.store import WRITING_ERRORS, disk_errors
+from facecap.transforms.store import Store
 
 
-def stage(source: SourceFile, output: Path, options: InputOptions) -> str:
-    """Stream `source` into a Parquet file under `output`/_input and return its path.
+def stage(source: SourceFile, store: Store, options: InputOptions) -> str:
+    """Stream `source` into a Parquet file under OUT/_input and return its path or URL.
 
     The name is made of what tells one state of the source from another (for a local file its
     times, size and inode) and of the named columns, so a continued build finds it again and a
@@ -46,14 +44,14 @@ def stage(source: SourceFile, output: Path, options: InputOptions) -> str:
     naming the file.
     """
     columns = f"{options.url_column}\n{options.caption_column}"
-    target = output / STAGED / f"{state_hash(source, columns)}.parquet"
-    if not target.exists():
+    target = f"{STAGED}/{state_hash(source, columns)}.parquet"
+    if not store.exists(target):
         try:
-            with written_aside(target) as temporary:
+            with store.written_aside(target) as temporary:
                 _copy(source, temporary, options)
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise UsageError(f"--input {source.path}: {_explain(error)}") from None
-    return str(target)
+    return store.url(target)
 
 
 def state_hash(source: SourceFile, *more: str) -> str:
@@ -61,20 +59,6 @@ def state_hash(source: SourceFile, *more: str) -> str:
     fs, path = fsspec.core.url_to_fs(source.path)
     state = "\n".join([source.path, str(source.size), fs.ukey(path), *more])
     return hashlib.sha256(state.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
-    """A path to write to that becomes `target` when all went well, and goes when not."""
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex}")
-    try:
-        with disk_errors(target.parent, WRITING_ERRORS):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            temporary.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _explain(error: Exception) -> str:

@@ -115,7 +115,7 @@ class Screen:
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def summary(self, total: Counts, build: BuildFile, committed: int, output: Path) -> None:
+    def summary(self, total: Counts, build: BuildFile, committed: int, output: str | Path) -> None:
         """The funnel table and where the dataset lies."""
         if not self._quiet:
             self._console.print(funnel_table(total))

@@ -97,12 +97,12 @@ def _verify_contents(store: Store, build: BuildFile, record: CommitRecord) -> It
     rows = record.counts.rows  # with tars as input nobody knew them before
     if build.input["rows"] is not None:
         rows = min(build.rows_per_shard, build.input["rows"] - first_row)
-    table = pq.read_table(store.path(record.files["ledger"].path))
+    table = pq.read_table(store.open(record.files["ledger"].path))
     if not table.schema.equals(LEDGER):
         yield "the ledger has other columns than a ledger's"
         return
     ledger = table.to_pylist()
-    metadata = pq.read_table(store.path(record.files["metadata"].path))
+    metadata = pq.read_table(store.open(record.files["metadata"].path))
     if [r["row"] for r in ledger] != list(range(first_row, first_row + rows)):
         yield f"the ledger does not hold the rows {first_row} to {first_row + rows - 1} once each"
         return
@@ -157,7 +157,7 @@ def _counts(ledger: list[dict[str, Any]]) -> Counts:
 
 def _verify_tar(store: Store, record: CommitRecord, captions: dict[str, str]) -> Iterator[str]:
     expected = [f"{key}.{kind}" for key in captions for kind in TAR_MEMBERS]
-    with tarfile.open(store.path(record.files["tar"].path), "r:") as tar:
+    with tarfile.open(fileobj=store.open(record.files["tar"].path), mode="r:") as tar:
         names = tar.getnames()
         members = {member.name: member for member in tar.getmembers() if member.isreg()}
         if names != expected or list(members) != expected:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from yarl import URL
 
+from facecap.transforms.object_store import fetch_copy
 from facecap.transforms.web.addresses import host_of, parse_url
 from facecap.transforms.web.failure import Failed
 
@@ -170,8 +171,8 @@ def save(keys: Keys, path: Path) -> None:
 
 @functools.lru_cache(maxsize=16)
 def load(path: str) -> Keys:
-    """The digests at `path`, mapped: the processes of a machine share one copy."""
-    keys: Keys = np.load(path, mmap_mode="r")
+    """The digests at a path or URL, mapped: the processes of a machine share one copy."""
+    keys: Keys = np.load(fetch_copy(path), mmap_mode="r")
     return keys
 
 

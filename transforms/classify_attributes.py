@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,10 +17,15 @@ from facecap.schemas.attributes import ATTRIBUTES
 from facecap.schemas.options import Options, content, run
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Face, Point, Sample, SampleBatch
-from facecap.transforms import railway
+from facecap.transforms import micro_batch, railway
 from facecap.transforms.align import Alignment
 from facecap.transforms.models import REGISTRY, ModelError, locate
-from facecap.transforms.onnx_session import PROVIDERS, naming_setting, onnx_session
+from facecap.transforms.onnx_session import (
+    MICRO_BATCH,
+    PROVIDERS,
+    naming_setting,
+    onnx_session,
+)
 
 CELEBA_ALIGNMENT = Alignment(
     template=((34.8, 56.0), (54.1, 56.0), (44.2, 67.8), (36.3, 76.2), (52.6, 76.2)),
@@ -30,9 +35,8 @@ CELEBA_ALIGNMENT = Alignment(
 """CelebA's own alignment at half size (medians of the landmarks over its images): what the
 embedded classifier was trained on."""
 
-GPU_MICRO_BATCH = 32
-"""Faces per call on an accelerator; a CPU is fastest one at a time."""
-
+Chips = npt.NDArray[np.uint8]
+Probabilities = npt.NDArray[np.float32]
 Triple = tuple[float, float, float]
 
 
@@ -127,10 +131,11 @@ class AttributesOptions(Options):
 
 
 class Classifier:
-    """A loaded attribute classifier."""
+    """A loaded attribute classifier. `micro_batch` is how many chips the model is given at once."""
 
-    def __init__(self, options: AttributesOptions) -> None:
-        """Loads the model that `options` name and tries it on one empty chip.
+    def __init__(self, options: AttributesOptions, micro_batch: int | None = None) -> None:
+        """Loads the model that `options` name and tries it on `micro_batch` empty chips (none: as
+        many as are best for the provider; 1 where the model takes one only).
 
         Raises `ModelError` where the file cannot be had or used, where its input does not fit
         the chip, or where its output does not fit the labels.
@@ -139,22 +144,24 @@ class Classifier:
         with naming_setting("attributes", options.model_path):
             self._session = onnx_session(path, options.provider)
         self._options = options
-        self._micro_batch = 1 if options.provider == "cpu" else GPU_MICRO_BATCH
+        self.micro_batch = micro_batch or MICRO_BATCH[options.provider]
         self._input = self._checked_input(str(path))
         alignment = options.alignment
-        blank = np.zeros((1, alignment.height, alignment.width, 3), np.uint8)
+        count = self.micro_batch
+        blank = np.zeros((count, alignment.height, alignment.width, 3), np.uint8)
         try:
             shape = self._run(blank).shape
         except (Fail, InvalidArgument, RuntimeException) as error:
             line = " ".join(str(error).split())[:200]
             raise ModelError(
-                f"attributes.model_path: the model {path} cannot run on one RGB chip of "
-                f"{alignment.width} x {alignment.height}: {line}"
+                f"attributes.model_path: the model {path} cannot run on RGB chips of "
+                f"{alignment.width} x {alignment.height}, {count} at a time: {line}"
             ) from None
-        if shape != (1, len(options.label_names)):
+        if shape != (count, len(options.label_names)):
             raise ModelError(
-                f"attributes.labels: the model {path} gives {list(shape)} for one face, "
-                f"expected [1, {len(options.label_names)}]: list its labels in attributes.labels"
+                f"attributes.labels: the model {path} gives {list(shape)} for a batch of {count}, "
+                f"expected [{count}, {len(options.label_names)}]: list its labels in "
+                "attributes.labels"
             )
 
     def _checked_input(self, path: str) -> str:
@@ -173,7 +180,7 @@ class Classifier:
                 f"{alignment.height}, {alignment.width}]: set attributes.template, width and height"
             )
         if first.shape[0] == 1:
-            self._micro_batch = 1
+            self.micro_batch = 1
         elif isinstance(first.shape[0], int):
             raise ModelError(
                 f"attributes.model_path: the model {path} takes exactly {first.shape[0]} faces "
@@ -181,7 +188,7 @@ class Classifier:
             )
         return str(first.name)
 
-    def _run(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def _run(self, chips: Chips) -> Probabilities:
         planes = chips.transpose(0, 3, 1, 2).astype(np.float32)
         if self._options.mean is not None:
             planes -= np.array(self._options.mean, np.float32)[:, None, None]
@@ -190,16 +197,24 @@ class Classifier:
         output = self._session.run(None, {self._input: np.ascontiguousarray(planes)})[0]
         return np.asarray(output, dtype=np.float32)
 
-    def probabilities(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def _filled_up(self, chips: Chips) -> Chips:
+        """`micro_batch` chips, black ones behind those given: an accelerator plans its work anew
+        for every other number of them (see `one_pass.CALLS`)."""
+        missing = self.micro_batch - len(chips)
+        if not missing:
+            return chips
+        return np.concatenate([chips, np.zeros((missing, *chips.shape[1:]), np.uint8)])
+
+    def probabilities(self, chips: Chips) -> Probabilities:
         """Probabilities float32 [n, labels] of aligned chips (uint8 RGB [n, height, width, 3]).
 
         Raises `ValueError` where the model gives anything but finite numbers from 0 to 1.
         """
         parts = [
-            self._run(chips[i : i + self._micro_batch])
-            for i in range(0, len(chips), self._micro_batch)
+            self._run(self._filled_up(chips[i : i + self.micro_batch]))
+            for i in range(0, len(chips), self.micro_batch)
         ]
-        outputs = np.concatenate(parts)
+        outputs = np.concatenate(parts)[: len(chips)]
         if self._options.activation == "sigmoid":
             outputs = np.exp(-np.logaddexp(np.float32(0), -outputs))
         if not np.isfinite(outputs).all():
@@ -220,11 +235,15 @@ def kept_labels(
     return tuple(name for name, kept in zip(options.label_names, over, strict=True) if kept)
 
 
-def classify_sample(sample: Sample, model: Classifier, options: AttributesOptions) -> Sample:
+def live_chips(sample: Sample) -> Chips:
+    """The chips of the live faces of `sample`: [faces, height, width, 3]."""
+    return np.stack([f.chip for f in sample.faces if f.drop is None and f.chip is not None])
+
+
+def with_labels(sample: Sample, found: Probabilities, options: AttributesOptions) -> Sample:
     """`sample` with `probabilities` and `labels` set on every live face, and `few_labels` on those
-    that have fewer than `options.min_labels`."""
-    chips = [face.chip for face in sample.faces if face.drop is None and face.chip is not None]
-    rows = iter(model.probabilities(np.stack(chips)))
+    that have fewer than `options.min_labels`. `found` is [live faces, labels]."""
+    rows = iter(found)
 
     def classify(face: Face) -> Face:
         if face.drop is not None:
@@ -238,19 +257,44 @@ def classify_sample(sample: Sample, model: Classifier, options: AttributesOption
     return replace(sample, faces=tuple(classify(face) for face in sample.faces))
 
 
-class AttributesHandler(ModelHandler[SampleBatch, SampleBatch, Classifier]):
-    """Runs the classifier on whole SampleBatches (each is one element, and one "batch")."""
+def classify_sample(sample: Sample, model: Classifier, options: AttributesOptions) -> Sample:
+    """`with_labels` by what the model says of the sample's chips."""
+    return with_labels(sample, model.probabilities(live_chips(sample)), options)
 
-    def __init__(self, options: AttributesOptions) -> None:
+
+def classify_many(model: Classifier, chips: Sequence[Chips]) -> list[Probabilities]:
+    """The probabilities of the chips of many samples, which the model is given together."""
+    ends = np.cumsum([len(of_sample) for of_sample in chips])
+    return np.split(model.probabilities(np.concatenate(chips)), ends[:-1])
+
+
+class AttributesHandler(ModelHandler[SampleBatch, SampleBatch, Classifier]):
+    """Runs the classifier on whole SampleBatches (each is one element, and one "batch"): one chip
+    at a time, or `micro_batch` of the whole batch at once (none: as is best for the provider).
+
+    RunInference loads one classifier per worker process, and all threads of it share that one.
+    """
+
+    def __init__(self, options: AttributesOptions, micro_batch: int | None = None) -> None:
         super().__init__()
         self._options = options
+        self._micro_batch = micro_batch
 
     def load_model(self) -> Classifier:
-        return Classifier(self._options)
+        return Classifier(self._options, self._micro_batch)
 
     def run_inference(  # the element is the batch
         self, batch: SampleBatch, model: Classifier, inference_args: dict[str, Any] | None = None
     ) -> Iterable[SampleBatch]:
+        if model.micro_batch > 1:
+            steps = micro_batch.Steps[tuple[Sample, Chips], Probabilities](
+                prepare=lambda sample: (sample, live_chips(sample)),
+                nbytes=lambda given: given[1].nbytes,
+                ask=lambda waiting: classify_many(model, [chips for _, chips in waiting]),
+                finish=lambda given, found: with_labels(given[0], found, self._options),
+            )
+            yield micro_batch.map_live(batch, Stage.ATTRIBUTES, steps, len(batch))
+            return
         yield railway.map_live(
             batch, Stage.ATTRIBUTES, lambda sample: classify_sample(sample, model, self._options)
         )
@@ -268,9 +312,9 @@ class AttributesHandler(ModelHandler[SampleBatch, SampleBatch, Classifier]):
 class ClassifyAttributes(beam.PTransform):
     """SampleBatch -> SampleBatch: every live face has `probabilities` and `labels`, or a drop."""
 
-    def __init__(self, options: AttributesOptions) -> None:
+    def __init__(self, options: AttributesOptions, micro_batch: int | None = None) -> None:
         super().__init__()
-        self._handler = AttributesHandler(options)
+        self._handler = AttributesHandler(options, micro_batch)
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         return batches | "Classify" >> RunInference(self._handler).with_output_types(SampleBatch)

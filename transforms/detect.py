@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
@@ -14,10 +14,11 @@ from pydantic import field_validator
 from facecap.schemas.options import Options, content, run
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Face, Sample, SampleBatch
-from facecap.transforms import models, pixels, railway
+from facecap.transforms import micro_batch, models, pixels, railway
 from facecap.transforms.decode import RGB, DecodeOptions, EncodedImage, opened
 from facecap.transforms.detectors import DETECTORS, Detections, Detector
-from facecap.transforms.onnx_session import PROVIDERS, naming_setting
+from facecap.transforms.onnx_session import MICRO_BATCH, PROVIDERS, naming_setting
+from facecap.transforms.read_rows import BATCH_SIZE
 from facecap.transforms.resize import shrink
 
 FULL_DECODE_PIXELS = 16_000_000
@@ -81,29 +82,55 @@ def decode_to_detect(image: EncodedImage, scale: float) -> tuple[RGB, Zoom, RGB 
     return small, (x * divisor, y * divisor), rgb if divisor == 1 else None
 
 
-def detect_faces(
-    sample: Sample, detector: Detector, options: DecodeOptions, scale: float, min_side: int
-) -> Sample:
-    """`sample` with its image's header and all detected faces, whatever their size and score;
-    dropped (with the header, which the ledger tells) when there is none or the pixels are bad.
-    The pixels are kept for the later stages where a face is of `min_side`.
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a detector is given of a sample: `sample` has its image's header; the rest is what
+    `decode_to_detect` gives."""
 
-    Raises Dropped when the header is bad.
-    """
+    sample: Sample
+    rgb: RGB
+    zoom: Zoom
+    full: RGB | None
+
+    @property
+    def nbytes(self) -> int:
+        """Pixels held."""
+        return self.rgb.nbytes + (0 if self.full is None else self.full.nbytes)
+
+
+def decode_sample(sample: Sample, options: DecodeOptions, scale: float) -> Decoded | Sample:
+    """The image of `sample`, or the sample dropped (with the header, which the ledger tells) where
+    its pixels are bad. Raises Dropped when the header is."""
     assert sample.fetched is not None and sample.fetched.body is not None
     with opened(sample.fetched.body, options) as image:
         sample = replace(sample, image=image.info)
         try:
-            rgb, zoom, full = decode_to_detect(image, scale)
+            return Decoded(sample, *decode_to_detect(image, scale))
         except railway.Dropped as dropped:
             return replace(sample, drop=dropped.drop)
-    found = detector.detect(rgb)
+
+
+def with_faces(decoded: Decoded, found: Detections, min_side: int) -> Sample:
+    """The sample with all detected faces, whatever their size and score; dropped when there is
+    none. The pixels are kept for the later stages where a face is of `min_side`."""
+    sample = decoded.sample
     if not len(found):
         return replace(sample, drop=Drop(Stage.DETECT, Reason.NO_FACE))
-    faces = to_faces(found, zoom)
-    if full is not None and any(face.side >= min_side for face in faces):
-        pixels.keep(sample, full)
+    faces = to_faces(found, decoded.zoom)
+    if decoded.full is not None and any(face.side >= min_side for face in faces):
+        pixels.keep(sample, decoded.full)
     return replace(sample, faces=faces)
+
+
+def detect_faces(
+    sample: Sample, detector: Detector, options: DecodeOptions, scale: float, min_side: int
+) -> Sample:
+    """`sample` with its image's header and its faces, or dropped: `decode_sample`, the detector
+    and `with_faces` for one sample. Raises Dropped when the header is bad."""
+    decoded = decode_sample(sample, options, scale)
+    if isinstance(decoded, Sample):
+        return decoded
+    return with_faces(decoded, detector.detect(decoded.rgb), min_side)
 
 
 def to_faces(found: Detections, zoom: Zoom) -> tuple[Face, ...]:
@@ -129,18 +156,31 @@ def to_faces(found: Detections, zoom: Zoom) -> tuple[Face, ...]:
     return tuple(faces)
 
 
-class DetectHandler(ModelHandler[SampleBatch, SampleBatch, Detector]):
-    """Runs a detector over the live samples of a batch.
+def batch_size(provider: str) -> int:
+    """Samples per SampleBatch: as many as make a micro-batch of the detector's provider, where that
+    is more than a batch of the CPU's."""
+    return max(BATCH_SIZE, MICRO_BATCH[provider])
 
-    One image at a time, which is fastest on a CPU; a micro-batch for an accelerator belongs
-    in `run_inference`, over the images that share a shape.
+
+class DetectHandler(ModelHandler[SampleBatch, SampleBatch, Detector]):
+    """Runs a detector over the live samples of a batch: one image at a time, or `micro_batch` at
+    once (none: as is best for the provider).
+
+    RunInference loads one detector per worker process, and all threads of it share that one.
     """
 
-    def __init__(self, options: DetectOptions, decode_options: DecodeOptions, min_side: int):
+    def __init__(
+        self,
+        options: DetectOptions,
+        decode_options: DecodeOptions,
+        min_side: int,
+        micro_batch: int | None = None,
+    ) -> None:
         super().__init__()
         self._options = options
         self._decode = decode_options
         self._min_side = min_side
+        self._micro_batch = micro_batch or MICRO_BATCH[options.provider]
 
     def load_model(self) -> Detector:
         return load_detector(self._options, self._min_side)
@@ -153,6 +193,15 @@ class DetectHandler(ModelHandler[SampleBatch, SampleBatch, Detector]):
     ) -> Iterable[SampleBatch]:
         scale = detection_scale(self._options, self._min_side)
         pixels.forget()
+        if self._micro_batch > 1:
+            steps = micro_batch.Steps[Decoded, Detections](
+                prepare=lambda sample: decode_sample(sample, self._decode, scale),
+                nbytes=lambda decoded: decoded.nbytes,
+                ask=lambda waiting: model.detect_many([decoded.rgb for decoded in waiting]),
+                finish=lambda decoded, found: with_faces(decoded, found, self._min_side),
+            )
+            yield micro_batch.map_live(batch, Stage.DETECT, steps, self._micro_batch)
+            return
 
         def find(sample: Sample) -> Sample:
             return detect_faces(sample, model, self._decode, scale, self._min_side)
@@ -173,9 +222,15 @@ class DetectHandler(ModelHandler[SampleBatch, SampleBatch, Detector]):
 class Detect(beam.PTransform):
     """SampleBatch -> SampleBatch with `image` and `faces` set, or a drop."""
 
-    def __init__(self, options: DetectOptions, decode: DecodeOptions, min_side: int) -> None:
+    def __init__(
+        self,
+        options: DetectOptions,
+        decode: DecodeOptions,
+        min_side: int,
+        micro_batch: int | None = None,
+    ) -> None:
         super().__init__()
-        self._handler = DetectHandler(options, decode, min_side)
+        self._handler = DetectHandler(options, decode, min_side, micro_batch)
 
     def expand(self, batches: beam.PCollection[SampleBatch]) -> beam.PCollection[SampleBatch]:
         return batches | RunInference(self._handler).with_output_types(SampleBatch)

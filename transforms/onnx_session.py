@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from facecap.transforms.models import ModelError
@@ -18,6 +18,16 @@ ort.set_default_logger_severity(4)  # a refused model is our one-line error, not
 ort.disable_telemetry_events()
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+MICRO_BATCH = {"cpu": 1, "cuda": 32}
+"""Images or faces that a model is given at once: a CPU is fastest one at a time (measured)."""
+
+_CUDA = {
+    "use_tf32": "0",
+    # Algorithms by cuDNN's rule, never by a stopwatch (EXHAUSTIVE, the default, may search): the
+    # same ones every day, and no search for a new shape.
+    "cudnn_conv_algo_search": "HEURISTIC",
+}
 
 ORT_ERRORS = (
     ort_errors.EPFail,
@@ -125,7 +135,9 @@ def onnx_session(
     options.log_severity_level = 4
     data = model.read_bytes() if isinstance(model, Path) else model
     load_onnx(data, name)
-    settings = [{"use_tf32": "0"}] if provider == "cuda" else [{}]
+    if provider == "cuda":
+        ort.preload_dlls()  # CUDA and cuDNN where pip has installed them
+    settings = [_CUDA] if provider == "cuda" else [{}]
     try:
         session = ort.InferenceSession(data, options, [wanted], settings)
     except ORT_ERRORS as error:

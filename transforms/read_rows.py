@@ -19,7 +19,7 @@ from facecap.schemas.sample import Sample, SampleBatch
 from facecap.schemas.shard import InputRange, ShardSpec
 from facecap.transforms import worker
 from facecap.transforms.commit import finish, read_record
-from facecap.transforms.store import Store
+from facecap.transforms.object_store import open_store
 from facecap.transforms.where import Where
 
 BATCH_SIZE = 8
@@ -243,7 +243,7 @@ class ExpandFn(beam.DoFn):
         self._output, self._run, self._read = output, run, read
 
     def setup(self) -> None:
-        self._store = Store(self._output)
+        self._store = open_store(self._output)
         worker.start(self._run)
 
     def process(self, spec: ShardSpec) -> Iterator[SampleBatch]:
@@ -259,9 +259,11 @@ class ExpandFn(beam.DoFn):
 class ReadRows(beam.PTransform):
     """PCollection[ShardSpec] -> PCollection[SampleBatch]."""
 
-    def __init__(self, output: str, columns: Columns, run: worker.Run) -> None:
+    def __init__(
+        self, output: str, columns: Columns, run: worker.Run, batch_size: int = BATCH_SIZE
+    ) -> None:
         super().__init__()
-        read = partial(read_shard, columns=columns, batch_size=BATCH_SIZE, crashed=run.crashed_rows)
+        read = partial(read_shard, columns=columns, batch_size=batch_size, crashed=run.crashed_rows)
         self._fn = ExpandFn(output, run, read)
 
     def expand(self, specs: beam.PCollection) -> beam.PCollection:

@@ -214,13 +214,20 @@ def _nbytes(samples: Iterable[Sample]) -> int:
 class ReadTars(beam.PTransform):
     """PCollection[ShardSpec] -> PCollection[SampleBatch] with `fetched` or `drop` set."""
 
-    def __init__(self, output: str, columns: TarColumns, max_bytes: int, run: worker.Run) -> None:
+    def __init__(
+        self,
+        output: str,
+        columns: TarColumns,
+        max_bytes: int,
+        run: worker.Run,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
         super().__init__()
         read = partial(
             read_tar,
             columns=columns,
             max_bytes=max_bytes,
-            batch_size=BATCH_SIZE,
+            batch_size=batch_size,
             crashed=run.crashed_rows,
         )
         self._fn = ExpandFn(output, run, read)

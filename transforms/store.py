@@ -1,7 +1,7 @@
-"""The output folder: the few operations that committing a shard needs, on a local disk.
+"""The output folder: the few operations that committing a shard needs, on a disk.
 
 Every file is written under a name of its own and appears under its final name whole or not at
-all. Another kind of storage is another class with these methods.
+all. Object storage is transforms/object_store.py, which also opens an output of either kind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from facecap.schemas.commit import FileEntry
 
@@ -119,14 +119,37 @@ class Spool:
 
 
 class Store:
-    """A local output folder; names are relative paths with forward slashes. What writes raises
-    DiskFailed when the disk is full, read-only or failing."""
+    """An output folder on a disk; names are relative paths with forward slashes. What writes raises
+    DiskFailed when the disk is full, read-only or failing.
+
+    `root` is a folder of this machine: the output itself; for an object store (a subclass) one for
+    what is no part of the dataset, as locks, logs, progress and spools.
+    """
+
+    is_remote = False
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
+    def __str__(self) -> str:
+        """Where the dataset is, as the user names it."""
+        return str(self.root)
+
+    @property
+    def here(self) -> Store:
+        """`root` as a store of its own."""
+        return self
+
     def path(self, name: str) -> Path:
         return self.root / name
+
+    def url(self, name: str) -> str:
+        """What fsspec opens the dataset's file `name` by."""
+        return str(self.path(name))
+
+    def open(self, name: str) -> IO[bytes]:
+        """For reading. Raises FileNotFoundError."""
+        return self.path(name).open("rb")
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
@@ -189,20 +212,40 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
 
+    @contextlib.contextmanager
+    def written_aside(self, name: str) -> Iterator[Path]:
+        """A path to write to that becomes the file `name` when all went well, and goes when not."""
+        temporary = self._aside(name)
+        try:
+            with disk_errors(temporary.parent, WRITING_ERRORS):
+                temporary.parent.mkdir(parents=True, exist_ok=True)
+                yield temporary
+                self._keep(temporary, name)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    def _aside(self, name: str) -> Path:
+        # Hidden, so that no reader's glob takes a leftover of a killed process for a file.
+        target = self.path(name)
+        return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+
+    def _keep(self, temporary: Path, name: str) -> None:
+        temporary.replace(self.path(name))
+
     def spool(self) -> Spool:
         """A place for the bytes of a shard until it is complete."""
         return Spool(self.root, self.path("_attempts"))
 
     def entry(self, name: str, final_name: str) -> FileEntry:
         """Size and sha256 of the file `name`, to be known as `final_name`."""
-        with self.path(name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with self.open(name) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
             return FileEntry(path=final_name, bytes=file.tell(), sha256=digest)
 
     def _write_aside(self, target: Path, data: bytes) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Hidden, so that no reader's glob takes a leftover of a killed process for a file.
-        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+        temporary = self._aside(str(target.relative_to(self.root)))
         try:
             with temporary.open("xb") as file:
                 file.write(data)

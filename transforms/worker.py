@@ -35,11 +35,12 @@ became 935)."""
 
 @dataclass(frozen=True)
 class Run:
-    """One start of a build: its folder (None where workers share no disk with the launcher),
-    the output folder, and the launcher's process id."""
+    """One start of a build: its folder (None where workers are elsewhere), the folder that every
+    worker holds so that nobody clears away what it is about to commit (empty where there is none),
+    and the launcher's process id."""
 
     folder: str | None = None
-    output: str = "."
+    output: str = ""
     launcher: int = 0
     crashed_rows: frozenset[int] = frozenset()
 
@@ -50,10 +51,8 @@ class Worker:
     def __init__(self, run: Run, folder: Path) -> None:
         self.folder = folder
         self._in_launcher = run.launcher == os.getpid()
-        # A worker holds the output folder, too: until the last one of a killed build is gone,
-        # nobody may clear away the attempt that it is about to commit.
-        self._output = os.open(run.output, os.O_RDONLY)
-        fcntl.flock(self._output, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Until the last worker of a killed build is gone nobody may clear its attempt away.
+        self._output = hold(run.output)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(("rows", "attempted", "decoded", "faces", "kept"), 0)
@@ -117,6 +116,7 @@ class Worker:
 
 
 _worker: Worker | None = None
+_held: dict[str, int] = {}
 _collects_less = False
 _start_lock = threading.Lock()
 
@@ -134,11 +134,28 @@ def start(run: Run) -> None:
             gc.freeze()
             gc.set_threshold(_NEW_OBJECTS_PER_COLLECTION)
         if run.folder is None:
+            if run.output and run.output not in _held:
+                with disk_errors(Path(run.output)):
+                    _held[run.output] = hold(run.output)
             return
         folder = Path(run.folder)
         if _worker is None or _worker.folder != folder:
             with disk_errors(Path(run.output)):
                 _worker = Worker(run, folder)
+
+
+def hold(folder: str) -> int:
+    """A shared lock on `folder`, as long as the returned descriptor is open. Some network file
+    systems have none: there nobody gets the exclusive one that clears, either."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        pass
+    return descriptor
 
 
 def _raise_file_limit() -> None:

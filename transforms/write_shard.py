@@ -25,6 +25,7 @@ from facecap.schemas.tables import LEDGER, metadata_schema
 from facecap.transforms import worker
 from facecap.transforms.commit import attempt_file, commit
 from facecap.transforms.decode import DecodeOptions
+from facecap.transforms.object_store import open_store
 from facecap.transforms.rejects import RejectSampler
 from facecap.transforms.rows import ledger_row, metadata_row, to_json
 from facecap.transforms.store import HashedFile, Store
@@ -192,7 +193,7 @@ class WriteShardFn(beam.DoFn):
         self._open: dict[int, ShardWriter] = {}
 
     def setup(self) -> None:
-        self._store = Store(self._config.output)
+        self._store = open_store(self._config.output)
 
     def start_bundle(self) -> None:
         self._abandon()

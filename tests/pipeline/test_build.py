@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from facecap.pipeline import build as building
-from facecap.pipeline import local
+from facecap.pipeline import execution, local
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.manifest import read_records
 from facecap.pipeline.output import BuildFile, shared_lock_and_cleaning
@@ -157,7 +157,7 @@ def test_a_list_of_dead_links_is_said_to_be_one(
     [(1999, 0, False), (2000, 399, True), (2000, 400, False), (10_000, 1999, True)],
 )
 def test_success_is_judged_after_two_thousand_rows(rows: int, decoded: int, low: bool) -> None:
-    said = local.too_low(rows, decoded, 0.2)
+    said = execution.too_low(rows, decoded, 0.2)
     if low:
         assert said is not None and f"only {decoded} of {rows} rows" in said
     else:

@@ -40,7 +40,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["build", "--limit", "0"], "--limit"),
         (["build", "--limit", "many"], "--limit"),
         (["build", "--workers", "0"], "--workers"),
-        (["build", "--runner", "abacus"], "--runner abacus: only 'local'"),
+        (["build", "--runner", "abacus"], "'abacus' is not one of 'local', 'spark'"),
         (["build", "--config", "/no/such.yaml"], "--config /no/such.yaml: No such file"),
         (["build", "--set", "crop.min_side=0"], "crop.min_side: "),
         (["verify"], "Missing argument"),

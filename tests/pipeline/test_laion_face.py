@@ -23,6 +23,7 @@ from facecap.pipeline.laion_face import NO_ID, IdList, join, to_ids
 from facecap.pipeline.sources import find_sources
 from facecap.pipeline.staging import stage
 from facecap.transforms.read_rows import InputOptions
+from facecap.transforms.store import Store
 
 FIRST = 1_581_282_014_547
 """Of the size of real SAMPLE_IDs: no int32, no float32 holds it."""
@@ -50,7 +51,7 @@ def laion(folder: Path, files: int = 2, rows: int = 1000) -> Path:
 def run(source: Path, output: Path, ids: Path, **more: str) -> tuple[list[dict], IdList]:
     sources = find_sources(str(source))
     options = InputOptions(sample_ids=str(ids), **more)
-    paths, known = join(sources, [s.path for s in sources], output, options)
+    paths, known = join(sources, [s.path for s in sources], Store(output), options)
     assert len(paths) == len(sources)
     return [row for path in paths for row in pq.read_table(path).to_pylist()], known
 
@@ -192,9 +193,9 @@ def test_the_column_is_named_by_setting(tmp_path: Path) -> None:
         run(path, tmp_path / "out", ids, id_column="when")
     (tmp_path / "list.csv").write_text("URL,n\na,2\n")
     (source,) = find_sources(str(tmp_path / "list.csv"))
-    staged = stage(source, tmp_path / "out", InputOptions())
+    staged = stage(source, Store(tmp_path / "out"), InputOptions())
     with pytest.raises(UsageError, match=r"^input\.id_column: \S*/list\.csv has no column"):
-        join([source], [staged], tmp_path / "out", InputOptions(sample_ids=str(ids)))
+        join([source], [staged], Store(tmp_path / "out"), InputOptions(sample_ids=str(ids)))
     rows, _ = run(path, tmp_path / "out", ids, id_column="number")
     assert [row["URL"] for row in rows] == ["b"]
 
@@ -232,7 +233,7 @@ def test_memory_is_that_of_the_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tracemalloc.start()
     rows_of = find_sources(str(source))
     options = InputOptions(sample_ids=str(ids))
-    _, known = join(rows_of, [s.path for s in rows_of], tmp_path / "out", options)
+    _, known = join(rows_of, [s.path for s in rows_of], Store(tmp_path / "out"), options)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert known.found == 45_000

@@ -14,13 +14,14 @@ from facecap.pipeline.errors import UsageError
 from facecap.pipeline.sources import find_sources
 from facecap.pipeline.staging import stage
 from facecap.transforms.read_rows import InputOptions
+from facecap.transforms.store import Store
 
 
 def staged(tmp_path: Path, text: str, name: str = "a.jsonl") -> list[dict[str, Any]]:
     (tmp_path / name).write_text(text)
     (source,) = find_sources(str(tmp_path / name))
     rows: list[dict[str, Any]] = pq.read_table(
-        stage(source, tmp_path / "out", InputOptions())
+        stage(source, Store(tmp_path / "out"), InputOptions())
     ).to_pylist()
     return rows
 

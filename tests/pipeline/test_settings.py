@@ -80,6 +80,30 @@ OTHER: dict[str, Any] = {
     "caption.policy": "paper",
     "caption.gender": "neutral",
     "caption.grammar": "grammar.yaml",
+    "spark.job_server_jar": "server.jar",
+    "spark.conf": ["spark.executor.memory=4g"],
+    "flink.job_server_jar": "server.jar",
+    "flink.version": "2.0",
+    "prism.location": "prism",
+    "dataflow.project": "project",
+    "dataflow.region": "us-east1",
+    "dataflow.staging": "gs://bucket/staging",
+    "dataflow.image": "gcr.io/project/image:1",
+    "dataflow.job_name": "job",
+    "dataflow.machine_type": "n1-standard-8",
+    "dataflow.workers": 2,
+    "dataflow.max_workers": 3,
+    "dataflow.threads": 4,
+    "dataflow.disk_gb": 60,
+    "dataflow.disk_type": "pd-ssd",
+    "dataflow.gpu_type": "nvidia-l4",
+    "dataflow.gpu_count": 2,
+    "dataflow.gpu_driver": False,
+    "dataflow.service_account": "a@b.example",
+    "dataflow.network": "net",
+    "dataflow.subnetwork": "regions/us-east1/subnetworks/x",
+    "dataflow.public_ips": False,
+    "dataflow.labels": {"team": "faces"},
 }
 """Another allowed value of every setting that has one."""
 
@@ -105,6 +129,7 @@ RUN = {
     "screen.block_domains",
     "screen.block_hashes",
     "screen.unavailable_hashes",
+    *(name for name in OTHER if name.split(".")[0] in ("spark", "flink", "prism", "dataflow")),
 }
 """What a build and its continuation may differ in."""
 

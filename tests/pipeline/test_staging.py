@@ -19,11 +19,12 @@ from facecap.pipeline.plan import make_plan, read_footers
 from facecap.pipeline.sources import find_sources
 from facecap.pipeline.staging import stage
 from facecap.transforms.read_rows import InputOptions
+from facecap.transforms.store import Store
 
 
 def staged(path: Path, output: Path, **options: str) -> pa.Table:
     (source,) = find_sources(str(path))
-    return pq.read_table(stage(source, output, InputOptions(**options)))
+    return pq.read_table(stage(source, Store(output), InputOptions(**options)))
 
 
 def test_csv_with_quotes_newlines_and_words_that_look_like_nulls(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_csvs_of_different_looks_are_one_list(tmp_path: Path) -> None:
     for name, width in (("a", "3"), ("b", "3.5"), ("c", "wide"), ("d", "")):
         (tmp_path / f"{name}.csv").write_text(f"url,width\nhttp://h/{name},{width}\n")
     options = InputOptions()
-    paths = [stage(s, tmp_path / "out", options) for s in find_sources(str(tmp_path))]
+    paths = [stage(s, Store(tmp_path / "out"), options) for s in find_sources(str(tmp_path))]
     plan = make_plan(read_footers(paths), options, "the list", None, None)
     assert plan.rows == 4 and plan.extra == pa.schema([("width", pa.string())])
 
@@ -74,9 +75,9 @@ def test_staged_once_and_found_again(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("url\nhttp://h/1\n")
     (source,) = find_sources(str(path))
-    first = Path(stage(source, tmp_path / "out", InputOptions()))
+    first = Path(stage(source, Store(tmp_path / "out"), InputOptions()))
     stamp = first.stat().st_mtime_ns
-    assert Path(stage(source, tmp_path / "out", InputOptions())) == first
+    assert Path(stage(source, Store(tmp_path / "out"), InputOptions())) == first
     assert first.stat().st_mtime_ns == stamp
     assert [p.name for p in first.parent.iterdir()] == [first.name]
 

@@ -1,3 +1,5 @@
+import io
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,11 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from PIL import Image
 from pydantic import ValidationError
 
 from facecap.schemas.attributes import ATTRIBUTES
-from facecap.schemas.outcomes import Reason, Stage
+from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Face, Sample, SampleBatch
 from facecap.schemas.shard import ShardSpec
 from facecap.transforms.classify_attributes import (
@@ -21,6 +24,7 @@ from facecap.transforms.classify_attributes import (
     AttributesOptions,
     Classifier,
     ClassifyAttributes,
+    classify_many,
     classify_sample,
     kept_labels,
 )
@@ -124,8 +128,8 @@ def test_a_defect_becomes_an_internal_error_of_that_row(tmp_path: Path) -> None:
     assert found.drop.error.startswith("ValueError ")
 
 
-def run(settings: AttributesOptions, batch: SampleBatch) -> SampleBatch:
-    handler = ClassifyAttributes(settings)._handler
+def run(settings: AttributesOptions, batch: SampleBatch, micro_batch=None) -> SampleBatch:
+    handler = ClassifyAttributes(settings, micro_batch)._handler
     (out,) = handler.run_inference(batch, handler.load_model())
     return out
 
@@ -191,6 +195,69 @@ def test_run_inference_maps_batch_to_batch(model_path: str) -> None:
             assert sorted(found) == [(k, [("Red", "Blue")] * 3) for k in range(2)]
 
         assert_that(out, check)
+
+
+# Many chips at once, the way of an accelerator, on the CPU.
+
+
+def test_chips_go_to_the_model_in_full_micro_batches(model_path: str) -> None:
+    """Whatever their number: an accelerator plans its work anew for each."""
+    model = Classifier(options(model_path), micro_batch=4)
+    seen, run = [], model._run
+    model._run = lambda chips: seen.append(len(chips)) or run(chips)  # type: ignore[method-assign]
+    chips = np.stack([chip(value, 0, 51) for value in range(0, 250, 25)])
+    found = model.probabilities(chips)
+    assert seen == [4, 4, 4] and found.shape == (10, 3)
+    np.testing.assert_array_equal(found, Classifier(options(model_path)).probabilities(chips))
+    parts = classify_many(model, [chips[:1], chips[1:8], chips[8:]])
+    assert [len(part) for part in parts] == [1, 7, 2]
+    np.testing.assert_array_equal(np.concatenate(parts), found)
+
+
+def test_a_model_of_batch_one_gets_one_chip_at_a_time(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "m1.onnx", batch=1)
+    assert Classifier(options(path), micro_batch=8).micro_batch == 1
+
+
+def test_a_bad_face_does_not_spoil_the_other_samples(tmp_path: Path) -> None:
+    settings = options(
+        save_model(tmp_path / "m.onnx", factor=1 / 200)
+    )  # over 200 is no probability
+    shades = [[chip(9, 9, 9)], [chip(9, 9, 9), chip(0, 255, 0)], [chip(190, 0, 0)] * 3]
+    samples = tuple(
+        Sample(row, "u", faces=tuple(face(pixels, rank) for rank, pixels in enumerate(chips)))
+        for row, chips in enumerate(shades)
+    )
+    first, bad, last = run(settings, SampleBatch(ShardSpec(0, 0, ()), samples), 8).samples
+    assert bad.drop.reason is Reason.INTERNAL_ERROR and bad.drop.error.startswith("ValueError ")
+    assert first.drop is last.drop is None
+    assert [f.labels for f in last.faces] == [("Red",)] * 3 and first.faces[0].labels == ()
+
+
+def test_a_batch_of_faces_gets_the_same_labels(photographs: dict[str, bytes]) -> None:
+    """The embedded classifier on the demo's photographs, cut by hand: no detector is needed."""
+    pictures = [photographs["/astronaut.png"], photographs["/group.jpg"]]
+    faces = []
+    for body in pictures:
+        rgb = np.asarray(Image.open(io.BytesIO(body)).convert("RGB"))
+        for top in range(0, rgb.shape[0] - 200, 150):
+            faces += [rgb[top : top + 109, left : left + 89] for left in (0, 90, 180, 300)]
+    samples, numbers = [], itertools.cycle([1, 2, 0, 5, 1])
+    while faces:
+        some, faces = faces[: (number := next(numbers))], faces[number:]
+        drop = None if some else Drop(Stage.DETECT, Reason.NO_FACE)
+        boxes = tuple(face(chip, rank) for rank, chip in enumerate(some))
+        samples.append(Sample(len(samples), "u", faces=boxes, drop=drop))
+    batch = SampleBatch(ShardSpec(0, 0, ()), tuple(samples))
+    alone, many = (run(AttributesOptions(min_labels=2), batch, size) for size in (None, 16))
+    labels = [[(f.labels, f.drop) for f in s.faces] for s in alone.samples]
+    assert labels == [[(f.labels, f.drop) for f in s.faces] for s in many.samples]
+    assert {len(kept) for of_sample in labels for kept, _ in of_sample} > {0, 1, 2}
+    pairs = zip(alone.samples, many.samples, strict=True)
+    for one, other in (pair for a, b in pairs for pair in zip(a.faces, b.faces, strict=True)):
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+        assert one.chip is other.chip is None
+    assert [s.drop for s in many.samples] == [s.drop for s in samples]
 
 
 needs_models = pytest.mark.skipif(

@@ -160,6 +160,9 @@ class Nothing:
     def detect(self, rgb: np.ndarray) -> Detections:
         return Detections.none()
 
+    def detect_many(self, images: list[np.ndarray]) -> list[Detections]:
+        return [self.detect(rgb) for rgb in images]
+
 
 def test_a_new_detector_is_one_class_and_one_entry(tmp_path, monkeypatch):
     monkeypatch.setitem(DETECTORS, "nothing", DetectorType(Nothing, min_face=32, min_score=0.5))
@@ -197,7 +200,7 @@ def options() -> DetectOptions:
     return DetectOptions()
 
 
-def photographs() -> list[Sample]:
+def odd_pictures() -> list[Sample]:
     bodies = [
         astronaut(),
         astronaut("JPEG", quality=90),
@@ -223,7 +226,7 @@ def test_the_stage_in_a_pipeline(options):
             assert left[0] < nose[0] < right[0] and max(left[1], right[1]) < nose[1]
 
     with beam.Pipeline("FnApiRunner") as pipeline:
-        batch = SampleBatch(SHARD, tuple(photographs()))
+        batch = SampleBatch(SHARD, tuple(odd_pictures()))
         found = pipeline | beam.Create([batch]) | Detect(options, DECODE, 80)
         assert_that(found, check)
 
@@ -231,7 +234,7 @@ def test_the_stage_in_a_pipeline(options):
 def test_results_do_not_depend_on_the_batch(options):
     handler = pickle.loads(pickle.dumps(DetectHandler(options, DECODE, 80)))
     detector = handler.load_model()
-    samples = photographs()
+    samples = odd_pictures()
 
     def run(chosen: list[Sample]) -> list[Sample]:
         (batch,) = handler.run_inference(SampleBatch(SHARD, tuple(chosen)), detector)

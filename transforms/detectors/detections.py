@@ -59,7 +59,7 @@ class Detections:
 
 
 class Detector(Protocol):
-    """A detector: one class with this constructor and method, and one entry in DETECTORS."""
+    """A detector: one class with this constructor and methods, and one entry in DETECTORS."""
 
     def __init__(self, path: Path, provider: str, min_face: int) -> None:
         """Load the model file; faces under `min_face` pixels need not be found.
@@ -69,4 +69,9 @@ class Detector(Protocol):
 
     def detect(self, rgb: npt.NDArray[np.uint8]) -> Detections:
         """All faces of `rgb` uint8 [h, w, 3]; depends on nothing but its pixels."""
+        ...
+
+    def detect_many(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        """What `detect` finds in each of the images, which may be of any sizes. An accelerator
+        looks at many at once; what is found in one does not depend on the others."""
         ...

@@ -3,6 +3,7 @@ them (models/utils/detect_face.py), in numpy and ONNX Runtime."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -88,6 +89,11 @@ class Mtcnn:
         boxes = _refine(boxes, regression[passed])
         kept = nms(boxes, scores, 0.7, pixel=1, over="smaller")
         return Detections(boxes[kept], scores[kept], landmarks[kept])
+
+    def detect_many(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        """What `detect` finds in each of the images. One by one: the levels of an image's pyramid
+        have sizes that hardly any other image shares."""
+        return [self.detect(rgb) for rgb in images]
 
     def _propose(self, sums: Sums) -> Boxes:
         """P-Net over an image pyramid: squares that may hold a face, in pixels."""

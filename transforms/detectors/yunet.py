@@ -3,6 +3,7 @@ OpenCV's FaceDetectorYN does (modules/objdetect/src/face_detect.cpp)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,20 @@ class YuNet:
 
     def detect(self, rgb: RGB) -> Detections:
         """All faces of `rgb` uint8 [h, w, 3], in its pixels: scores from 0.5 up, best first."""
-        found = detect_in_tiles(rgb, lambda part: decode(*self._network.look(part)))
-        # OpenCV suppresses by corners and sides cut to whole pixels, each for itself.
-        corners = np.trunc(found.boxes[:, :2])
-        sides = np.trunc(found.boxes[:, 2:] - found.boxes[:, :2])
-        whole = np.concatenate([corners, corners + sides], axis=1)
-        return found.take(nms(whole, found.scores, MAX_OVERLAP))
+        return self.detect_many([rgb])[0]
+
+    def detect_many(self, images: Sequence[RGB]) -> list[Detections]:
+        """What `detect` finds in each of the images."""
+        seen = detect_in_tiles(images, lambda parts: self._network.look(parts, decode))
+        return [_suppressed(found) for found in seen]
+
+
+def _suppressed(found: Detections) -> Detections:
+    # OpenCV suppresses by corners and sides cut to whole pixels, each for itself.
+    corners = np.trunc(found.boxes[:, :2])
+    sides = np.trunc(found.boxes[:, 2:] - found.boxes[:, :2])
+    whole = np.concatenate([corners, corners + sides], axis=1)
+    return found.take(nms(whole, found.scores, MAX_OVERLAP))
 
 
 def decode(outputs: list[npt.NDArray[np.float32]], canvas_width: int) -> Detections:

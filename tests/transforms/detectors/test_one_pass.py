@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from facecap.transforms.detectors import Detector, one_pass, scrfd, yunet
 from facecap.transforms.detectors.detections import Detections
 from facecap.transforms.detectors.one_pass import (
+    CALLS,
     CORE,
     MARGIN,
     OnePass,
@@ -181,35 +182,52 @@ def test_every_face_of_a_large_image_is_found_once_where_it_is(data):
         rgb[y, x] = 255
     seen = []
 
-    def detect(part):
-        seen.append(part.shape)
-        return bright_dots(part)
+    def detect(parts):
+        seen.extend(part.shape for part in parts)
+        return [bright_dots(part) for part in parts]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(one_pass, "CORE", 32)
         patch.setattr(one_pass, "MARGIN", 16)
-        found = detect_in_tiles(rgb, detect)
+        before, found, after = detect_in_tiles([rgb[:1, :1], rgb, rgb[:1, :1]], detect)
+    assert len(before) == len(after) == ((0, 0) in dots)
     assert sorted((y + 0.5, x + 0.5) for x, y in found.boxes[:, :2].tolist()) == sorted(dots)
     assert max(max(shape[:2]) for shape in seen) <= 64
-    assert (len(seen) == 1) == (max(height, width) <= 64)
+    assert (len(seen) == 3) == (max(height, width) <= 64)
 
 
 def test_tiles_keep_to_the_grid_of_the_network():
     assert CORE % 32 == MARGIN % 32 == 0
 
 
-def test_the_canvas_is_black_beyond_the_image(tmp_path):
+def canvases_of(network: OnePass, images: list[np.ndarray]) -> list[np.ndarray]:
+    """What the network is given of each image: [3, h, w]."""
+    given: list[np.ndarray] = [np.empty(0)] * len(images)
+    for _, shape, chosen in network._grouped(images):
+        canvases = network._canvases([images[i] for i in chosen], shape)
+        assert canvases.shape == (shape[0], 3, *shape[1:])
+        for i, canvas in zip(chosen, canvases, strict=False):
+            given[i] = canvas.copy()
+    return given
+
+
+@pytest.mark.parametrize("calls", [(), ((64, 3), (96, 2), (224, 1))])
+def test_the_canvas_is_black_beyond_the_image(tmp_path, monkeypatch, calls):
+    monkeypatch.setitem(CALLS, "cpu", calls)
     path = tmp_path / "scrfd.onnx"
     onnx.save(one_pass_graph(scrfd.FORM), path)
     network = OnePass(path, "cpu", scrfd.FORM)
     rng = np.random.default_rng(0)
     # The memory is used again: what was there before must not be seen.
-    for shape in ((70, 90), (33, 31), (64, 64), (1, 1), (200, 10)):
-        rgb = rng.integers(0, 256, (*shape, 3), np.uint8)
-        canvas = network._canvas(rgb)
-        height, width = canvas.shape[2:]
+    shapes = ((70, 90), (33, 31), (64, 64), (1, 1), (200, 10), (9, 60), (96, 2), (65, 65))
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    for shape, rgb, canvas in zip(shapes, images, canvases_of(network, images), strict=True):
+        height, width = canvas.shape[1:]
         assert height % 32 == width % 32 == 0
-        assert 0 <= height - shape[0] < 32 and 0 <= width - shape[1] < 32
+        if calls:
+            assert height == width == min(side for side, _ in calls if side >= max(shape))
+        else:
+            assert 0 <= height - shape[0] < 32 and 0 <= width - shape[1] < 32
         expected = np.zeros((height, width, 3), np.float32)
         expected[: shape[0], : shape[1]] = rgb
-        assert np.array_equal(canvas[0], ((expected - 127.5) / 128).transpose(2, 0, 1))
+        assert np.array_equal(canvas, ((expected - 127.5) / 128).transpose(2, 0, 1))

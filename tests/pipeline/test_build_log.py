@@ -14,14 +14,14 @@ import pytest
 PROCESS = """
 import ctypes, os, sys
 from pathlib import Path
-from facecap.pipeline import local
+from facecap.pipeline import build_log
 
 {before}
 native = ctypes.PyDLL(None)  # its functions keep the interpreter's lock
 def write(data):
     native.write(2, data, len(data))
 
-with local._stderr_to(Path(sys.argv[1])):
+with build_log.stderr_to(Path(sys.argv[1])):
     {code}
 print("end", flush=True)
 os.write(2, b"after")

@@ -1,0 +1,39 @@
+"""Machine types by their names."""
+
+from __future__ import annotations
+
+import pytest
+
+from facecap.pipeline.machines import GPUS, built_in_gpus, vcpus
+
+
+@pytest.mark.parametrize(
+    ("machine_type", "cores", "gpus"),
+    [
+        ("n1-standard-4", 4, None),
+        ("n2-highmem-16", 16, None),
+        ("n1-custom-6-16384", 6, None),
+        ("custom-6-16384", 6, None),
+        ("n2-custom-2-32768-ext", 2, None),
+        ("c3-standard-22-lssd", 22, None),
+        ("g2-standard-8", 8, 1),
+        ("g2-standard-96", 96, 8),
+        ("a2-highgpu-1g", 12, 1),
+        ("a2-megagpu-16g", 96, 16),
+        ("a3-highgpu-8g", 208, 8),
+        ("a3-highgpu-3g", None, 3),
+        ("e2-medium", None, None),
+        ("f1-micro", None, None),
+        ("standard", None, None),
+        ("", None, None),
+    ],
+)
+def test_cores_and_gpus(machine_type: str, cores: int | None, gpus: int | None) -> None:
+    assert (vcpus(machine_type), built_in_gpus(machine_type)) == (cores, gpus)
+
+
+def test_every_gpus_default_machine_takes_it() -> None:
+    for gpu in GPUS.values():
+        assert gpu.machine_type.startswith(gpu.families)
+        assert vcpus(gpu.machine_type)
+        assert built_in_gpus(gpu.machine_type) in (None, 1)
