@@ -10,7 +10,7 @@ PEERS := benchmarks/.venv-peers
 PEERS_READY := $(PEERS)/.ready
 
 # FACECAP_TEST_DATA and FACECAP_TEST_MODELS name folders with the optional test images and models.
-.PHONY: demo test test-all lint bench fuzz clean
+.PHONY: demo test test-all test-cluster lint bench fuzz clean
 
 demo: $(DEMO_READY)
 	$(BIN)/facecap models fetch mtcnn
@@ -23,6 +23,14 @@ test: $(TEST_READY) lint
 test-all: $(TEST_READY) lint
 	$(BIN)/facecap models fetch mtcnn
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long"
+
+# Spark, Flink, Prism and servers of S3's and Google's protocols, all on loopback. Brings what it
+# needs (pyspark, job servers by Maven, Prism and a storage server by Go) and stops all it starts.
+test-cluster: $(VENV)/.ready-cluster
+	tests/cluster/fetch_tools.sh
+	$(BIN)/facecap models fetch mtcnn
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/cluster tests/deploy \
+		tests/pipeline/test_dataflow_job.py tests/pipeline/test_dataflow.py -m "cluster or not long"
 
 # Coverage-guided fuzzing of the decoding (or of headers), from the kept corpus on:
 # `make fuzz FUZZ_SECONDS=3600 FUZZ_TARGET=headers`. A failing input stays in build/fuzz.

@@ -138,7 +138,7 @@ def run(list_path: str | Path, output: str | Path, workers: int) -> Result:
         [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     )
     started = time.time()
-    execute(LocalEngine(workers, []), add_graph, store, frozenset(), 0.0, lambda _: None)
+    execute(LocalEngine(workers, []), add_graph, store, frozenset(), None, 0.0, lambda _: None)
     clocks = [json.loads(path.read_text()) for path in store.root.glob(f"{CLOCK}*")]
     first, last = min(c[0] for c in clocks), max(c[1] for c in clocks)
     summary = json.loads(store.read("summary.json"))

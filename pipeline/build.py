@@ -54,6 +54,7 @@ from facecap.schemas.commit import Counts
 from facecap.schemas.outcomes import Stage
 from facecap.transforms import worker
 from facecap.transforms.object_store import StoreError, is_remote, open_store
+from facecap.transforms.same import Expected, Model, versions
 from facecap.transforms.screen import ScreenConfig
 from facecap.transforms.store import Store
 
@@ -211,8 +212,9 @@ def _run(
     def add(pipeline: beam.Pipeline, run: worker.Run) -> None:
         add_graph(pipeline, plan.specs(), settings, plan, build_file, str(store), run, screens)
 
+    expected = _expected(settings, build_file)
     if isinstance(engine, DataflowEngine):
-        run = worker.Run(None, "", crashed_rows=crashed_rows)
+        run = worker.Run(None, "", crashed_rows=crashed_rows, expected=expected)
         template = write_template(lambda pipeline: add(pipeline, run), engine.options)
         if template is not None:
             screen.say(f"The job is written to {template}; who asked for it there starts it.")
@@ -224,6 +226,7 @@ def _run(
             add,
             store,
             crashed_rows,
+            expected,
             settings.build.min_success_rate,
             lambda progress: screen.update(progress, done),
         )
@@ -242,6 +245,16 @@ def _run(
         screen.say(f"Stopped: {stopped}")
         return EXIT_SUSPECT
     return _exit_code(total, len(records), build_file, settings, store, screen)
+
+
+def _expected(settings: Settings, build_file: BuildFile) -> Expected:
+    """What workers elsewhere must have in common with this process."""
+    models = []
+    for section, options in (("detect", settings.detect), ("attributes", settings.attributes)):
+        name = f"{section}.model"
+        sha256 = build_file.models[name]
+        models.append(Model(name, options.model, options.model_path, sha256))
+    return Expected(tuple(versions().items()), tuple(models))
 
 
 def _exit_code(

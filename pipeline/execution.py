@@ -24,6 +24,7 @@ from facecap.pipeline.output import LOGS, PROGRESS
 from facecap.pipeline.terminal import Progress
 from facecap.pipeline.watch import WatchCommits, WatchWorkers
 from facecap.transforms import worker
+from facecap.transforms.same import Expected
 from facecap.transforms.store import DiskFailed, Store
 
 ATTEMPTED_BEFORE_JUDGING = 2_000
@@ -65,10 +66,12 @@ def execute(
     add_graph: AddGraph,
     store: Store,
     crashed_rows: frozenset[int],
+    expected: Expected | None,
     min_success_rate: float,
     show: Callable[[Progress], None],
 ) -> None:
     """Run the graph to its end; `show` is given the progress of this run four times a second.
+    Workers elsewhere must be as `expected`.
 
     Raises Interrupted and SuccessRateTooLow when it was stopped, BuildFailed when a worker died
     or the graph failed. Committed shards stay in every case.
@@ -82,7 +85,8 @@ def execute(
             stack.enter_context(watch.dead_subprocesses())
         else:
             held = "" if store.is_remote else str(store.root)
-            run, watch = worker.Run(None, held, os.getpid(), crashed_rows), WatchCommits(store)
+            run = worker.Run(None, held, os.getpid(), crashed_rows, expected)
+            watch = WatchCommits(store)
         log = store.path(LOGS) / f"{folder.name}.log"
         with (
             _one_interrupt(),

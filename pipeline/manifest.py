@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,19 +12,11 @@ from facecap.pipeline.output import LOGS, MANIFEST_FILE, BuildFile, read_build_f
 from facecap.schemas.commit import CommitRecord, Counts
 from facecap.transforms.commit import read_record
 from facecap.transforms.object_store import open_store
+from facecap.transforms.same import versions
 from facecap.transforms.store import Store
 from facecap.transforms.write_shard import ShardResult
 
 FAILED_FILE = f"{LOGS}/failed.json"
-LIBRARIES = (
-    "apache-beam",
-    "numpy",
-    "onnxruntime",
-    "opencv-python-headless",
-    "pillow",
-    "pyarrow",
-    "webdataset",
-)
 
 
 def read_records(store: Store, build: BuildFile) -> dict[int, CommitRecord]:
@@ -45,10 +35,7 @@ def make_manifest(build: BuildFile, records: dict[int, CommitRecord]) -> dict[st
     total = Counts.total(r.counts for r in records.values())
     return {
         "facecap": __version__,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in LIBRARIES},
-        },
+        "versions": {n: v for n, v in versions().items() if n != "facecap"},
         **build.model_dump(),
         "funnel": total.model_dump(),
         "tars": [r.files["tar"].path for r in records.values() if r.counts.faces_kept],

@@ -229,7 +229,7 @@ def _service(command: list[str], port: int, name: str, log: Path) -> Iterator[No
         deadline = time.monotonic() + _START_S
         while not _listens(port):
             if guard.poll() is not None or time.monotonic() > deadline:
-                raise BuildFailed(f"{name} did not start: {_last_line(path)} (all of it: {path})")
+                raise BuildFailed(f"{name} did not start: {_reason(path)} (all of it: {path})")
             time.sleep(0.1)
         yield
     finally:
@@ -238,9 +238,12 @@ def _service(command: list[str], port: int, name: str, log: Path) -> Iterator[No
         guard.wait()
 
 
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else "it said nothing"
+def _reason(log: Path) -> str:
+    """The line that says most: of a Java trace the one that names the exception."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("at ", "..."))]
+    named = [line for line in lines if re.search(r"(Exception|Error)\b", line)]
+    return (named or lines or ["it said nothing"])[-1][:300]
 
 
 def _listens(port: int) -> bool:

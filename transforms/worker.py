@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from facecap.transforms.same import Expected
 from facecap.transforms.store import disk_errors
 
 RUN_LOCK = "alive"
@@ -37,12 +38,13 @@ became 935)."""
 class Run:
     """One start of a build: its folder (None where workers are elsewhere), the folder that every
     worker holds so that nobody clears away what it is about to commit (empty where there is none),
-    and the launcher's process id."""
+    the launcher's process id, and what a worker elsewhere must have in common with it."""
 
     folder: str | None = None
     output: str = ""
     launcher: int = 0
     crashed_rows: frozenset[int] = frozenset()
+    expected: Expected | None = None
 
 
 class Worker:
@@ -134,6 +136,8 @@ def start(run: Run) -> None:
             gc.freeze()
             gc.set_threshold(_NEW_OBJECTS_PER_COLLECTION)
         if run.folder is None:
+            if run.expected is not None:
+                run.expected.check()
             if run.output and run.output not in _held:
                 with disk_errors(Path(run.output)):
                     _held[run.output] = hold(run.output)

@@ -12,7 +12,15 @@ import fsspec
 import pytest
 
 from tests import builds
-from tests.cluster.engines import BUILT, SAID, Built, Spark, build, standalone
+from tests.cluster.engines import (
+    BUILT,
+    SAID,
+    Built,
+    Spark,
+    build,
+    many_command,
+    standalone,
+)
 from tests.cluster.services import Bucket, gcs_bucket, s3_bucket
 from tests.servers import ImageServer, Route
 
@@ -79,7 +87,7 @@ def reference(
 ) -> Built:
     """The local runner's build of that list, with two worker processes."""
     output = tmp_path_factory.mktemp("reference") / "out"
-    arguments = builds.command(many, output, many_server, "--workers", "2")
+    arguments = many_command(many, output, many_server, "--workers", "2")
     return build("local, 2 processes", arguments, output)
 
 

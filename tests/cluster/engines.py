@@ -18,6 +18,7 @@ import pytest
 
 from tests import builds
 from tests.cluster.services import free_port, java, service, tool, wait_for
+from tests.servers import ImageServer
 
 EXECUTOR = "CoarseGrainedExecutorBackend"
 
@@ -65,6 +66,12 @@ def standalone(folder: Path, workers: int = 2) -> Iterator[Spark]:
             stack.enter_context(service(command, own, log, **environment))
             wait_for(lambda log=log: "registered" in log.read_text(), 60, "the worker registers")
         yield Spark(f"spark://127.0.0.1:{port}", f"127.0.0.1:{web}")
+
+
+def many_command(listed: Path, output: Path, server: ImageServer, *more: str) -> list[str]:
+    """A build of the long list. Two JVMs for each core make every answer late: no URL may time out
+    in one build and not in another."""
+    return builds.command(listed, output, server, *more, sets=["download.timeout_s=100"])
 
 
 def spark_flags(master: str, conf: Sequence[str] = (), memory: str = "512m") -> list[str]:
