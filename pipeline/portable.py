@@ -44,6 +44,8 @@ child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_sessi
                                              for s in (signal.SIGINT, signal.SIGTERM)])
 def ended():
     child.wait()
+    try: os.killpg(child.pid, signal.SIGKILL)  # what it started must not outlive it
+    except OSError: pass
     os._exit(1)
 threading.Thread(target=ended, daemon=True).start()
 os.read(0, 1)  # nothing ever comes: it returns when the parent closed its end, or died
@@ -86,13 +88,15 @@ class PrismOptions(Options):
 
 @dataclass(frozen=True)
 class PortableEngine:
-    """One of the three. `runner` is Beam's name for all of them: a job server does the rest."""
+    """One of the three. `runner` is Beam's name for all of them: a job server does the rest.
+    `workers` are Python processes: on a cluster per executor or task manager."""
 
     name: str
     flags: tuple[str, ...]
     extra: tuple[str, ...]
     job_server: type[SubprocessJobServer]
     workers_here: bool
+    workers: int
     runner: str = "PortableRunner"
     replaces_workers: bool = True
 
@@ -144,11 +148,12 @@ def spark_engine(
     cores = os.cpu_count() or 1
     if local and workers is None:
         workers = int(local[1]) if (local[1] or "*").isdigit() else cores if local[1] else 1
-    flags = [f"--spark_master_url={master}", f"--sdk_worker_parallelism={workers or 1}"]
+    workers = workers or 1
+    flags = [f"--spark_master_url={master}", f"--sdk_worker_parallelism={workers}"]
     flags += [f"--job_server_jvm_properties=-D{name}={value}" for name, value in conf.items()]
     if options.job_server_jar:
         flags.append(f"--spark_job_server_jar={_jar('spark', options.job_server_jar)}")
-    return _engine("spark", flags, extra, spark_runner.SparkJarJobServer, here)
+    return _engine("spark", flags, extra, spark_runner.SparkJarJobServer, here, workers)
 
 
 def flink_engine(
@@ -165,7 +170,7 @@ def flink_engine(
     flags += [f"--sdk_worker_parallelism={parallelism}", f"--parallelism={parallelism}"]
     if options.job_server_jar:
         flags.append(f"--flink_job_server_jar={_jar('flink', options.job_server_jar)}")
-    return _engine("flink", flags, extra, flink_runner.FlinkJarJobServer, here)
+    return _engine("flink", flags, extra, flink_runner.FlinkJarJobServer, here, parallelism)
 
 
 def prism_engine(options: PrismOptions, extra: Sequence[str]) -> PortableEngine:
@@ -175,7 +180,7 @@ def prism_engine(options: PrismOptions, extra: Sequence[str]) -> PortableEngine:
         if "://" not in options.location and not os.access(options.location, os.X_OK):
             raise UsageError(f"prism.location: {options.location} is no program that can be run")
         flags.append(f"--prism_location={options.location}")
-    return _engine("prism", flags, extra, prism_runner.PrismJobServer, True)
+    return _engine("prism", flags, extra, prism_runner.PrismJobServer, True, 1)
 
 
 def _engine(
@@ -184,6 +189,7 @@ def _engine(
     extra: Sequence[str],
     job_server: type[SubprocessJobServer],
     here: bool,
+    workers: int,
 ) -> PortableEngine:
     # Without it every stage starts Python anew, and loads the models again.
     flags = [*flags, f"--environment_cache_millis={_KEEP_WORKERS_MS}"]
@@ -195,7 +201,7 @@ def _engine(
     beam_options(flags, extra)
     if name != "prism" and shutil.which("java") is None:
         raise UsageError(f"--runner {name}: needs Java 11 or 17; install it and put it on PATH")
-    return PortableEngine(name, tuple(flags), tuple(extra), job_server, here)
+    return PortableEngine(name, tuple(flags), tuple(extra), job_server, here, workers)
 
 
 def _jar(section: str, place: str) -> str:

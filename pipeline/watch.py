@@ -14,6 +14,7 @@ from facecap.pipeline.errors import BuildFailed
 from facecap.pipeline.terminal import Progress
 from facecap.schemas.commit import Counts
 from facecap.schemas.outcomes import Stage
+from facecap.schemas.shard import commit_file
 from facecap.transforms import worker
 from facecap.transforms.commit import read_record
 from facecap.transforms.store import Store
@@ -88,13 +89,21 @@ class WatchCommits:
         self._next = 0.0
 
     def look(self) -> Progress:
-        """The sum over the shards committed since. Raises DiskFailed when they cannot be read."""
+        """The sum over the shards committed since. Raises DiskFailed when they cannot be read,
+        BuildFailed when one is damaged."""
         if time.monotonic() >= self._next:
             for name in self._store.list("commits"):
                 number = name.removesuffix(".json")
-                if name in self._seen or not number.isdigit():
+                if name in self._seen or not number.isdecimal():
                     continue
-                record = read_record(self._store, int(number))
+                if commit_file(int(number)) != f"commits/{name}":
+                    continue  # somebody's copy: its shard would count twice
+                try:
+                    record = read_record(self._store, int(number))
+                except ValueError as error:
+                    raise BuildFailed(
+                        f"{error}; restore it, or delete it, and give the same command"
+                    ) from None
                 if record is not None:
                     self._seen.add(name)
                     self._total = Counts.total([self._total, record.counts])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -24,6 +25,7 @@ from facecap.pipeline.errors import UsageError
 def serve(host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT, then end all workers. Raises UsageError when the port cannot
     be had."""
+    _refuse_taken(host, port)
     # Beam starts a bare `python`: let it be this one.
     folder = str(Path(sys.executable).parent)
     os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")
@@ -49,3 +51,13 @@ def serve(host: str, port: int) -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)
     os.killpg(os.getpgid(0), signal.SIGTERM)  # the workers are its children
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """Raises UsageError where gRPC would say it in lines of its own."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), port), family=family).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        raise UsageError(f"--port {port}: cannot be had on {host} ({reason})") from None

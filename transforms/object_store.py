@@ -45,6 +45,23 @@ def open_store(output: str | Path) -> Store:
     return Store(Path(text.removeprefix("file://")).absolute())
 
 
+def check_url(url: str) -> None:
+    """Raises StoreError on a storage that commits cannot rely on, or that nothing installed here
+    can open. Asks no server."""
+    protocol, _, place = url.partition("://")
+    if protocol not in EXTRAS:
+        raise StoreError(
+            f"{url}: an output is a folder, or on {', '.join(f'{p}://' for p in EXTRAS)}; "
+            "other storages have no exclusive create to commit shards by"
+        )
+    if "/" not in place.strip("/"):
+        raise StoreError(f"{url}: name a prefix in the bucket, such as {url.rstrip('/')}/faces")
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        raise StoreError(f"{url}: pip install 'facecap[{EXTRAS[protocol]}]' ({error})") from None
+
+
 class ObjectStore(Store):
     """An output under the URL of a bucket and prefix. Whatever the storage answers that is not a
     missing or an existing object ends the build as DiskFailed."""
@@ -52,21 +69,9 @@ class ObjectStore(Store):
     is_remote = True
 
     def __init__(self, url: str) -> None:
-        protocol = url.partition("://")[0]
-        if protocol not in EXTRAS:
-            raise StoreError(
-                f"{url}: an output is a folder, or on {', '.join(f'{p}://' for p in EXTRAS)}; "
-                "other storages have no exclusive create to commit shards by"
-            )
-        if "/" not in url.partition("://")[2].strip("/"):
-            raise StoreError(f"{url}: name a prefix in the bucket, such as {url.rstrip('/')}/faces")
-        try:
-            # Others write to it, too: no listing may be remembered.
-            self._fs, prefix = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        except ImportError as error:
-            raise StoreError(
-                f"{url}: pip install 'facecap[{EXTRAS[protocol]}]' ({error})"
-            ) from None
+        check_url(url)
+        # Others write to it, too: no listing may be remembered.
+        self._fs, prefix = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self._prefix = prefix.rstrip("/")
         self._url = url.rstrip("/")
         super().__init__(_scratch(self._url))

@@ -7,6 +7,7 @@ orphans behind.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import fcntl
@@ -68,6 +69,9 @@ class Worker:
         # ...) from a kill, which leaves the file empty.
         self._crash_file = stem.with_suffix(".crash").open("w")
         faulthandler.enable(self._crash_file)
+        # A process that ends while its threads work (an engine takes a speculative copy away) may
+        # abort on its way out: that is no row's fault.
+        atexit.register(faulthandler.disable)
         self.write()
         self._watcher = threading.Thread(target=self._watch, name="facecap-worker", daemon=True)
         self._watcher.start()
@@ -99,6 +103,7 @@ class Worker:
         self._watcher.join()
         self.write()
         faulthandler.disable()
+        atexit.unregister(faulthandler.disable)
         self._crash_file.close()
         self._rows.close()
         self._rows_file.close()

@@ -43,27 +43,30 @@ class Spark:
 
 @contextlib.contextmanager
 def standalone(folder: Path, workers: int = 2) -> Iterator[Spark]:
-    """One master and `workers` workers of one core each, all JVMs of their own."""
+    """One master and `workers` workers of one core each, all JVMs of their own, on different
+    addresses of loopback: Spark starts no speculative copy on the host that has the task."""
     java()
     spec = importlib.util.find_spec("pyspark")
     if spec is None or spec.origin is None:
         pytest.skip("pyspark is not installed; make test-cluster brings it")
     home = Path(spec.origin).parent
     program = str(home / "bin" / "spark-class")
-    environment = {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment = {"SPARK_HOME": str(home)}
     port, web = free_port(), free_port()
     with contextlib.ExitStack() as stack:
         package = "org.apache.spark.deploy"
-        host = ["--host", "127.0.0.1", "--port"]
-        master = [program, f"{package}.master.Master", *host, str(port), "--webui-port", str(web)]
+        master = [program, f"{package}.master.Master", "--host", "127.0.0.1"]
+        master += ["--port", str(port), "--webui-port", str(web)]
+        environment["SPARK_LOCAL_IP"] = "127.0.0.1"
         stack.enter_context(service(master, port, folder / "master.log", **environment))
         for number in range(workers):
-            own = free_port()
-            command = [program, f"{package}.worker.Worker", *host, str(own)]
+            own, host = free_port(), f"127.0.0.{number + 1}"
+            environment["SPARK_LOCAL_IP"] = host
+            command = [program, f"{package}.worker.Worker", "--host", host, "--port", str(own)]
             command += ["--webui-port", "0", "-c", "1", "-m", "1g", "-d", str(folder / str(number))]
             command.append(f"spark://127.0.0.1:{port}")
             log = folder / f"worker-{number}.log"
-            stack.enter_context(service(command, own, log, **environment))
+            stack.enter_context(service(command, own, log, host, **environment))
             wait_for(lambda log=log: "registered" in log.read_text(), 60, "the worker registers")
         yield Spark(f"spark://127.0.0.1:{port}", f"127.0.0.1:{web}")
 

@@ -34,7 +34,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def service(command: list[str], port: int, log: Path, **environment: str) -> Iterator[int]:
+def service(
+    command: list[str], port: int, log: Path, host: str = "127.0.0.1", **environment: str
+) -> Iterator[int]:
     """A server in a process of its own, until the block ends; yields its process id."""
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -45,7 +47,9 @@ def service(command: list[str], port: int, log: Path, **environment: str) -> Ite
             env={**os.environ, **environment},
         )
     try:
-        wait_for(lambda: _listens(port), 60, f"{command[0]}: {log.read_text(errors='replace')}")
+        wait_for(
+            lambda: _listens(host, port), 60, f"{command[0]}: {log.read_text(errors='replace')}"
+        )
         yield process.pid
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -63,8 +67,8 @@ def wait_for(happened: object, seconds: float, what: str) -> None:
         time.sleep(0.1)
 
 
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+def _listens(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
         return True
     return False
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from facecap.transforms import store as store_module
-from facecap.transforms.store import Store
+from facecap.transforms.store import DiskFailed, Store
 
 
 def test_create_is_exclusive_under_a_race(tmp_path: Path) -> None:
@@ -79,6 +81,41 @@ def test_the_spool_gives_back_what_it_was_given_from_memory_and_from_its_file(
     late = spool.put(b"f" * 700)  # written behind the last, wherever was read
     assert [spool.get(n) for n in numbers] == pieces and spool.get(late) == b"f" * 700
     spool.close()
+
+
+def test_what_is_written_aside_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.written_aside("_input/a.parquet") as path:
+        path.write_bytes(b"rows")
+        assert not store.exists("_input/a.parquet")
+    assert store.read("_input/a.parquet") == b"rows"
+    with pytest.raises(RuntimeError), store.written_aside("_input/a.parquet") as path:
+        path.write_bytes(b"half")
+        raise RuntimeError
+    assert store.read("_input/a.parquet") == b"rows", "what was there stays"
+    with pytest.raises(FileNotFoundError), store.written_aside("_input/b.parquet"):
+        pass  # nothing was written
+    assert store.list("_input") == ["a.parquet"]
+
+
+def test_a_full_disk_while_writing_aside_is_said_in_words(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(DiskFailed, match="make room there"), store.written_aside("a") as path:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "no room")
+    assert store.list(".") == []
+
+
+def test_where_a_folder_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.replace("shards/000000.tar", b"tar")
+    assert str(store) == str(tmp_path) and store.here.root == tmp_path and not store.is_remote
+    with fsspec.open(store.url("shards/000000.tar"), "rb") as file:
+        assert file.read() == b"tar"
+    with store.open("shards/000000.tar") as file:
+        assert file.read() == b"tar"
+    with pytest.raises(FileNotFoundError):
+        store.open("shards/000001.tar")
 
 
 def test_what_is_gone_stays_gone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -138,6 +139,52 @@ def test_a_worker_holds_the_output_until_it_is_gone(run: worker.Run, tmp_path: P
     process.wait()
     with shared_lock_and_cleaning(store):
         assert store.list("_attempts") == []
+
+
+def test_a_worker_elsewhere_holds_the_output_until_it_is_gone(tmp_path: Path) -> None:
+    """It has no folder of a run: all that others can see of it is the lock."""
+    code = (
+        "import sys, time; from facecap.transforms import worker; "
+        "run = worker.Run(None, sys.argv[1]); worker.start(run); worker.start(run); "
+        "print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    assert not can_have_alone(tmp_path)
+    os.close(worker.hold(str(tmp_path)))  # others may work at it, too
+    process.kill()
+    process.communicate()
+    assert can_have_alone(tmp_path)
+    assert list(tmp_path.iterdir()) == [], "it writes nothing there"
+
+
+def test_a_hold_is_as_long_as_its_descriptor(tmp_path: Path) -> None:
+    first, second = worker.hold(str(tmp_path)), worker.hold(str(tmp_path))
+    os.close(first)
+    assert not can_have_alone(tmp_path)
+    os.close(second)
+    assert can_have_alone(tmp_path)
+    alone = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(alone, fcntl.LOCK_EX)
+    with pytest.raises(BlockingIOError):
+        worker.hold(str(tmp_path))
+    os.close(alone)
+    with pytest.raises(FileNotFoundError):
+        worker.hold(str(tmp_path / "nosuch"))
+
+
+def can_have_alone(folder: Path) -> bool:
+    """Whether a command that clears could have the folder now."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def test_a_run_folder_that_is_taken_away_is_no_error(run: worker.Run, tmp_path: Path) -> None:

@@ -1,0 +1,335 @@
+"""Spark, Flink and Prism: their options, and the processes that run beside the graph. The engines
+themselves are in tests/cluster; here a small program stands for Java."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facecap.pipeline.beam_options import beam_options
+from facecap.pipeline.errors import BuildFailed, UsageError
+from facecap.pipeline.portable import (
+    FlinkOptions,
+    PortableEngine,
+    PrismOptions,
+    SparkOptions,
+    _reason,
+    _service,
+    flink_engine,
+    prism_engine,
+    spark_engine,
+)
+
+CLUSTER = "spark://host:7077"
+
+
+@pytest.fixture(autouse=True)
+def java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `java` first on PATH that listens on the --job-port it is given, whatever the rest says."""
+    program = tmp_path / "bin" / "java"
+    program.parent.mkdir()
+    code = (
+        "import socket, sys, time; print(sys.argv[1:], flush=True); "
+        "port = int(sys.argv[sys.argv.index('--job-port') + 1]); "
+        "server = socket.create_server(('127.0.0.1', port)); time.sleep(600)"
+    )
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -c "{code}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return program
+
+
+def spark(
+    master: str = CLUSTER,
+    *extra: str,
+    workers: int | None = None,
+    shards: int = 8,
+    **options: Any,
+) -> PortableEngine:
+    return spark_engine(master, SparkOptions(**options), workers, shards, extra)
+
+
+def flink(master: str, *extra: str, workers: int | None = None, **options: Any) -> PortableEngine:
+    return flink_engine(master, FlinkOptions(**options), workers, extra)
+
+
+def seen(engine: PortableEngine) -> dict[str, Any]:
+    """The options as Beam reads them."""
+    return dict(beam_options(engine.flags, engine.extra).get_all_options())
+
+
+def conf(engine: PortableEngine) -> dict[str, str]:
+    """Spark's own settings, as the driver's JVM gets them."""
+    pairs = (text.removeprefix("-D") for text in seen(engine)["job_server_jvm_properties"])
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def refusal(make: Callable[..., object], *arguments: Any, **options: Any) -> str:
+    with pytest.raises(UsageError) as refused:
+        make(*arguments, **options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "master", "here"),
+    [
+        (spark, "local", True),
+        (spark, "local[2]", True),
+        (spark, "local[*]", True),
+        (spark, "local[2,3]", True),
+        (spark, "spark://localhost:7077", True),
+        (spark, "spark://127.0.0.1:7077", True),
+        (spark, CLUSTER, False),
+        (spark, "spark://a:7077,b:7077", False),
+        (flink, "[local]", True),
+        (flink, "localhost:8081", True),
+        (flink, "http://127.0.0.1:8081", True),
+        (flink, "flink:8081", False),
+        (flink, "https://flink.example.org:443", False),
+    ],
+)
+def test_workers_are_here_where_the_master_is(
+    make: Callable[[str], PortableEngine], master: str, here: bool
+) -> None:
+    engine = make(master)
+    assert engine.workers_here == here and engine.replaces_workers
+    asked = (seen(engine)["environment_type"], seen(engine)["environment_config"])
+    # A pool here has a port that is found when it starts.
+    assert asked == ((None, None) if here else ("EXTERNAL", "localhost:50000"))
+    assert master in (seen(engine)["spark_master_url"], seen(engine)["flink_master"])
+
+
+@pytest.mark.parametrize(
+    "master", ["", "yarn", "local[", "local[x]", "spark://host", "k8s://https://h:1", "host:7077"]
+)
+def test_a_wrong_spark_master_is_named(master: str) -> None:
+    said = refusal(spark, master)
+    assert said.startswith(f"--spark-master {master!r}: write spark://HOST:PORT, local[N]")
+
+
+@pytest.mark.parametrize("master", ["", "local", "[auto]", "flink", "ftp://flink:8081", "a b:1"])
+def test_a_wrong_flink_master_is_named(master: str) -> None:
+    said = refusal(flink, master)
+    assert said == f"--flink-master {master!r}: write HOST:PORT, or [local]"
+
+
+@pytest.mark.parametrize("wrong", ["executor.memory=4g", "spark.executor.memory", "spark. a=1"])
+def test_a_setting_that_is_not_sparks_is_named(wrong: str) -> None:
+    said = refusal(spark, conf=("spark.executor.cores=1", wrong))
+    assert said == f"spark.conf: {wrong!r} is not of the form spark.NAME=VALUE"
+
+
+def test_a_task_per_shard_up_to_a_cap() -> None:
+    assert conf(spark(shards=7))["spark.default.parallelism"] == "7"
+    assert conf(spark(shards=50_000))["spark.default.parallelism"] == "4096"
+
+
+def test_the_users_settings_win_over_ours() -> None:
+    ours = conf(spark("local[2]"))
+    assert (ours["spark.app.name"], ours["spark.driver.host"]) == ("facecap", "127.0.0.1")
+    assert "spark.driver.host" not in conf(spark(CLUSTER)), "executors elsewhere call it back"
+    given = ("spark.default.parallelism=3", "spark.app.name=a=b", "spark.driver.host=10.0.0.1")
+    merged = conf(spark("local[2]", conf=given))
+    assert merged["spark.default.parallelism"] == "3" and merged["spark.app.name"] == "a=b"
+    assert merged["spark.driver.host"] == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("engine", "processes"),
+    [
+        (lambda: spark(CLUSTER), 1),
+        (lambda: spark(CLUSTER, workers=4), 4),
+        (lambda: spark("local"), 1),
+        (lambda: spark("local[3]"), 3),
+        (lambda: spark("local[*]"), os.cpu_count()),
+        (lambda: spark("local[3]", workers=2), 2),
+        (lambda: flink("[local]"), os.cpu_count()),
+        (lambda: flink("flink:8081", workers=5), 5),
+    ],
+)
+def test_python_processes_per_executor(
+    engine: Callable[[], PortableEngine], processes: int
+) -> None:
+    assert int(seen(engine())["sdk_worker_parallelism"]) == processes == engine().workers
+
+
+def test_options_after_the_dashes_win() -> None:
+    for engine in (
+        spark("local[2]", "--environment_type=LOOPBACK"),
+        flink("flink:8081", "--environment_type=PROCESS", "--environment_config={}"),
+        prism_engine(PrismOptions(), ["--environment_type=DOCKER"]),
+    ):
+        assert seen(engine)["environment_type"] in ("LOOPBACK", "PROCESS", "DOCKER")
+        assert not engine.workers_here, "no pool is started beside the user's own"
+        assert seen(engine)["environment_config"] in (None, "{}")
+    assert seen(flink("flink:8081", "--parallelism=40", workers=4))["parallelism"] == 40
+    assert "--nosuch=1: Beam knows no such option" in refusal(spark, CLUSTER, "--nosuch=1")
+
+
+def test_without_java_its_engines_are_refused_and_prism_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert refusal(spark).startswith("--runner spark: needs Java 11 or 17")
+    assert refusal(flink, "[local]").startswith("--runner flink: needs Java 11 or 17")
+    assert prism_engine(PrismOptions(), []).workers_here
+
+
+def test_programs_that_are_not_there_are_named(tmp_path: Path) -> None:
+    jar, text = str(tmp_path / "server.jar"), tmp_path / "prism"
+    said = f"spark.job_server_jar: {jar} is not a file"
+    assert refusal(spark, job_server_jar=jar) == said
+    assert refusal(flink, "[local]", job_server_jar=str(tmp_path)).startswith(
+        "flink.job_server_jar"
+    )
+    text.touch()
+    said = refusal(prism_engine, PrismOptions(location=str(text)), [])
+    assert said == f"prism.location: {text} is no program that can be run"
+    url = "https://repo.example.org/server.jar"
+    assert seen(spark(job_server_jar=url))["spark_job_server_jar"] == url
+
+
+def test_the_job_server_and_the_pool_run_while_the_block_does(tmp_path: Path) -> None:
+    jar = tmp_path / "server.jar"
+    jar.touch()
+    engine = spark("local[2]", job_server_jar=str(jar), conf=("spark.ui.enabled=false",))
+    with engine.started(tmp_path / "run.log") as options:
+        made = options.get_all_options()
+        pool, server = made["environment_config"], made["job_endpoint"]
+        assert made["environment_type"] == "EXTERNAL"
+        assert listens(pool) and listens(server)
+    assert not listens(pool) and not listens(server)
+    said = (tmp_path / "run-spark-job-server.log").read_text()
+    assert "'-Dspark.ui.enabled=false'" in said and f"'-jar', '{jar}'" in said
+    assert "'--spark-master-url', 'local[2]'" in said
+    assert "worker pool on 127.0.0.1" in (tmp_path / "run-worker-pool.log").read_text()
+
+
+TOY = """
+import os, signal, socket, subprocess, sys, time
+port, pids = int(sys.argv[1]), sys.argv[2]
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child has it from here
+child = subprocess.Popen(["sleep", "600"])
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+time.sleep(0.5)
+server = socket.create_server(("127.0.0.1", port))
+with open(pids + ".new", "w") as file:
+    print(os.getpid(), child.pid, file=file)
+os.rename(pids + ".new", pids)
+time.sleep(600)
+"""
+"""A service with a child that a SIGTERM does not end."""
+
+
+class Toy:
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.port = int(server.getsockname()[1])
+        self._pids = folder / "pids"
+        self.command = [sys.executable, "-S", "-c", TOY, str(self.port), str(self._pids)]
+
+    def pids(self) -> list[int]:
+        wait_for(self._pids.exists, 60)
+        return [int(text) for text in self._pids.read_text().split()]
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy(tmp_path)
+
+
+def test_a_service_listens_in_the_block_and_is_gone_with_its_children_after_it(
+    toy: Toy, tmp_path: Path
+) -> None:
+    with _service(toy.command, toy.port, "the toy", tmp_path / "run.log"):
+        assert listens(f"localhost:{toy.port}")
+        pids = toy.pids()
+        assert len(pids) == 2 and all(map(running, pids))
+    wait_for(lambda: not any(map(running, pids)), 20)
+
+
+def test_children_of_a_service_that_crashed_are_ended(toy: Toy, tmp_path: Path) -> None:
+    with _service(toy.command, toy.port, "the toy", tmp_path / "run.log"):
+        service, child = toy.pids()
+        os.kill(service, signal.SIGKILL)
+        wait_for(lambda: not running(child), 20)
+
+
+def test_a_killed_launcher_takes_its_services_along(toy: Toy, tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from facecap.pipeline.portable import _service"
+        "\nwith _service(sys.argv[3:], int(sys.argv[2]), 'the toy', Path(sys.argv[1])):"
+        "\n    time.sleep(600)"
+    )
+    arguments = [str(tmp_path / "run.log"), str(toy.port), *toy.command]
+    launcher = subprocess.Popen([sys.executable, "-c", code, *arguments])
+    try:
+        pids = toy.pids()
+    finally:
+        launcher.kill()
+        launcher.wait()
+    wait_for(lambda: not any(map(running, pids)), 20)
+
+
+def test_a_service_that_dies_at_once_says_why(tmp_path: Path) -> None:
+    for command, reason in (
+        ([sys.executable, "-S", "-c", "raise OSError('no such jar')"], "OSError: no such jar"),
+        ([sys.executable, "-S", "-c", ""], "it said nothing"),
+        ([str(tmp_path / "nosuch")], f"No such file or directory: '{tmp_path / 'nosuch'}'"),
+    ):
+        log = tmp_path / f"{len(reason)}.log"
+        with pytest.raises(BuildFailed) as failed, _service(command, 9, "the toy", log):
+            pytest.fail("there is nothing to enter")
+        kept = log.with_name(f"{log.stem}-toy.log")
+        assert str(failed.value).startswith("the toy did not start: ")
+        assert str(failed.value).endswith(f"{reason} (all of it: {kept})")
+
+
+def test_the_reason_is_the_line_that_names_the_exception(tmp_path: Path) -> None:
+    log = tmp_path / "java.log"
+    log.write_text(
+        "INFO starting\n"
+        'Exception in thread "main" java.lang.RuntimeException: job server\n'
+        "\tat org.apache.Server.errorException(Server.java:1)\n"
+        "Caused by: java.net.BindException: Address already in use\n"
+        "\tat sun.nio.ch.Net.bind(Native Method)\n"
+        "\t... 12 more\n"
+        "INFO shutting down\n\n"
+    )
+    assert _reason(log) == "Caused by: java.net.BindException: Address already in use"
+    log.write_text("one\n\nUnable to access jarfile x.jar \n\tat the end\n")
+    assert _reason(log) == "Unable to access jarfile x.jar"
+
+
+def listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+        return True
+    return False
+
+
+def running(pid: int) -> bool:
+    """A zombie has ended: whose child it was has not looked yet, or is gone."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def wait_for(happened: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.05)
