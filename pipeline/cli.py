@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,17 +143,13 @@ def build_command(
     from facecap.pipeline.build import build
     from facecap.pipeline.dry_run import dry_run as look
     from facecap.pipeline.terminal import Screen
-    from facecap.transforms.store import DiskFailed, disk_errors
 
     screen = Screen(quiet=quiet)
-    if dry_run:
-        screen.say(str(look(request)))
-        raise typer.Exit(EXIT_DONE)
-    try:
-        with disk_errors(Path(request.output)):
-            raise typer.Exit(build(request, screen))
-    except DiskFailed as failed:
-        raise BuildFailed(str(failed)) from None
+    with _storage_errors(str(request.output)):
+        if dry_run:
+            screen.say(str(look(request)))
+            raise typer.Exit(EXIT_DONE)
+        raise typer.Exit(build(request, screen))
 
 
 @app.command("launch", context_settings=BEAM_OPTIONS)
@@ -184,12 +181,25 @@ def launch_command(
 
     from facecap.pipeline.dry_run import dry_run as look
 
-    typer.echo(look(request).plan(images_per_second_per_core), nl=False)
+    with _storage_errors(str(request.output)):
+        typer.echo(look(request).plan(images_per_second_per_core), nl=False)
     if not plan:
         build_command(
             context, input, output, config, set_, limit, runner, spark_master, flink_master,
             workers, quiet,
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _storage_errors(output: str) -> Iterator[None]:
+    """A disk or a bucket that cannot be used ends a command in one line."""
+    from facecap.transforms.store import DiskFailed, disk_errors
+
+    try:
+        with disk_errors(Path(output)):
+            yield
+    except DiskFailed as failed:
+        raise BuildFailed(str(failed)) from None
 
 
 def _overrides(sets: list[str] | None, workers: int | None) -> list[str]:
@@ -229,7 +239,7 @@ def verify_command(output: OutputFolder) -> None:
         raise UsageError(str(error)) from None
     if not store.is_remote and not store.root.is_dir():
         raise UsageError(f"{output}: no such folder")
-    with lock(store, exclusive=True):
+    with _storage_errors(output), lock(store, exclusive=True):
         faults = 0
         for fault in verify(store):
             faults += 1

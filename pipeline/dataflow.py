@@ -55,8 +55,13 @@ class DataflowOptions(Options):
     gpu_type: str | None = run(
         None, f"GPU of every machine, for detect.provider=cuda: {', '.join(GPUS)}"
     )
-    gpu_count: int = run(1, "GPUs of a machine; a worker process uses one", ge=1, le=16)
-    gpu_driver: bool = run(True, "let Dataflow install NVIDIA's driver on the machines")
+    gpu_count: int = run(1, "GPUs of a machine; only 1: its one process uses one", ge=1, le=16)
+    gpu_driver: str = run(
+        "5xx",
+        "NVIDIA driver that Dataflow installs on the machines: a version as Dataflow names it "
+        "(5xx), default (Dataflow's choice) or none; the CUDA image needs 580 or newer",
+        coerce_numbers_to_str=True,
+    )
     service_account: str | None = run(
         None, "e-mail address of the machines' service account; none: the project's default"
     )
@@ -87,6 +92,10 @@ _PATTERNS = {
     ),
     "job_name": (_NAME, "use at most 63 of a-z, 0-9 and '-', a letter first"),
     "disk_type": (r"pd-standard|pd-balanced|pd-ssd", "choose pd-standard, pd-balanced or pd-ssd"),
+    "gpu_driver": (
+        r"none|default|latest|\d[\dx]*(?:\.[\dx]+)*",
+        "give a version such as 5xx, or default, or none",
+    ),
     "service_account": (
         r"[a-z0-9][a-z0-9-]*@[a-z0-9.:-]+\.gserviceaccount\.com",
         "give its address, NAME@PROJECT.iam.gserviceaccount.com",
@@ -174,10 +183,11 @@ def dataflow_options(
     }
     flags += [f"--{name}={value}" for name, value in optional.items() if value is not None]
     if settings.gpu_type:
-        driver = ";install-nvidia-driver" if settings.gpu_driver else ""
+        drivers = {"none": "", "default": ";install-nvidia-driver"}
+        driver = drivers.get(settings.gpu_driver, f";install-nvidia-driver:{settings.gpu_driver}")
         flags.append(
             "--dataflow_service_options=worker_accelerator="
-            f"type:{settings.gpu_type};count:{settings.gpu_count}{driver}"
+            f"type:{settings.gpu_type};count:1{driver}"
         )
     if uses_gpu:
         flags.append(f"--experiments={ONE_PROCESS}")

@@ -95,7 +95,7 @@ def dry_run(request: BuildRequest) -> Look:
 class _Untouched(Store):
     """An output folder that is only looked at."""
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, beside: str | None = None) -> bool:
         return True
 
 

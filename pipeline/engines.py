@@ -50,6 +50,8 @@ def make_engine(
     if target.runner == "flink":
         return flink_engine(target.flink_master or "[local]", settings.flink, workers, extra)
     if target.runner == "prism":
+        if workers is not None:
+            raise UsageError("--workers: Prism starts one Python worker; leave it out")
         return prism_engine(settings.prism, extra)
     if target.runner == "dataflow":
         if workers is not None:

@@ -31,6 +31,8 @@ ATTEMPTED_BEFORE_JUDGING = 2_000
 """`build.min_success_rate` is looked at only after this many rows."""
 
 _POLL_S = 0.25
+_CANCEL_S = 120.0
+log = logging.getLogger("facecap")
 AddGraph = Callable[[beam.Pipeline, worker.Run], object]
 
 
@@ -87,13 +89,12 @@ def execute(
             held = "" if store.is_remote else str(store.root)
             run = worker.Run(None, held, os.getpid(), crashed_rows, expected)
             watch = WatchCommits(store)
-        log = store.path(LOGS) / f"{folder.name}.log"
-        with (
-            _one_interrupt(),
-            stderr_to(log, (Interrupted, SuccessRateTooLow)),
-            engine.started(log) as options,
-        ):
-            graph = _GraphThread(engine.runner, options, add_graph, run)
+        log_file = store.path(LOGS) / f"{folder.name}.log"
+        stack.enter_context(_one_interrupt())
+        stack.enter_context(stderr_to(log_file, (Interrupted, SuccessRateTooLow)))
+        try:
+            options = stack.enter_context(engine.started(log_file))
+            graph = _GraphThread(engine, options, add_graph, run)
             graph.start()
             try:
                 while graph.is_alive():
@@ -103,15 +104,14 @@ def execute(
                     low = too_low(progress.attempted, progress.decoded, min_success_rate)
                     if low:
                         raise SuccessRateTooLow(low)
-            except KeyboardInterrupt:
-                graph.cancel()
-                raise Interrupted from None
-            except (SuccessRateTooLow, BuildFailed):
+            except BaseException:
                 graph.cancel()
                 raise
-            except OSError as error:
-                # The workers' progress files cannot be read.
-                raise BuildFailed(f"{error}; mend that and give the same command") from error
+        except KeyboardInterrupt:
+            raise Interrupted from None
+        except OSError as error:
+            # The workers' progress files cannot be read.
+            raise BuildFailed(f"{error}; mend that and give the same command") from error
         show(watch.look())
     if graph.error is not None:
         raise BuildFailed(_in_words(graph.error))
@@ -137,31 +137,48 @@ class _GraphThread(threading.Thread):
     """
 
     def __init__(
-        self, runner: str, options: PipelineOptions, add_graph: AddGraph, run: worker.Run
+        self, engine: Engine, options: PipelineOptions, add_graph: AddGraph, run: worker.Run
     ) -> None:
         super().__init__(name="facecap-graph", daemon=True)
-        self._runner, self._options = runner, options
+        self._engine, self._options = engine, options
         self._add_graph, self._run = add_graph, run
+        self._cancelled = threading.Event()
         self._result: Any = None
         self.error: Exception | None = None
 
     def cancel(self) -> None:
-        """Ask an engine elsewhere to end the job; FnApiRunner has none to ask for."""
+        """Ask the engine to end the job, also one that is just being submitted; says in the log
+        when it could not be. Workers here end by themselves."""
+        self._cancelled.set()
+        if not self._engine.workers_here:
+            asking = threading.Thread(target=self._ask_to_end, daemon=True)
+            asking.start()
+            asking.join(_CANCEL_S)
+
+    def _ask_to_end(self) -> None:
+        while self._result is None and self.is_alive():
+            time.sleep(_POLL_S)
         if self._result is not None:
-            with contextlib.suppress(Exception):
+            try:
                 self._result.cancel()
+            except Exception as error:  # noqa: BLE001 - clients have no common base
+                log.error(
+                    "the job could not be cancelled: end it by the engine's own means (%s)", error
+                )
 
     def run(self) -> None:
         # Threads and processes started from here inherit the mask: Ctrl-C reaches the main
         # thread alone, which then ends the build in order.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            pipeline = beam.Pipeline(runner=self._runner, options=self._options)
+            pipeline = beam.Pipeline(runner=self._engine.runner, options=self._options)
             self._add_graph(pipeline, self._run)
+            if self._cancelled.is_set():
+                return
             self._result = pipeline.run()
             self._result.wait_until_finish()
         except Exception as error:
-            logging.getLogger("facecap").error("the graph failed", exc_info=error)
+            log.error("the graph failed", exc_info=error)
             self.error = error
         finally:
             worker.stop()

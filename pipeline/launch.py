@@ -24,8 +24,9 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Fleet:
-    """The machines of a build, at most: `cores`, `processes` and `gpus` are per machine, `threads`
-    per worker process. `where` is the engine's address, or project and region."""
+    """The machines of a build, at most: `cores` and `processes` are per machine, `threads` per
+    worker process; with `gpu` each machine has one. `where` is the engine's address, or project and
+    region."""
 
     runner: str
     where: str
@@ -33,7 +34,7 @@ class Fleet:
     cores: float
     processes: int
     threads: int = 1
-    gpus: int = 0
+    gpu: bool = False
     machine: str = ""
     image: str = ""
     beam_options: tuple[str, ...] = ()
@@ -83,7 +84,7 @@ def dataflow_fleet(chosen: DataflowOptions, provider: str, options: PipelineOpti
         cores=vcpus(kind) or 1,
         processes=dataflow.processes(chosen, uses_gpu),
         threads=dataflow.threads(chosen, uses_gpu),
-        gpus=chosen.gpu_count if uses_gpu else 0,
+        gpu=uses_gpu,
         machine=f"{kind}, {chosen.gpu_type or 'accelerator'}" if uses_gpu else kind,
         image=chosen.image or "",
         beam_options=tuple(f"--{name}={value}" for name, value in sorted(given.items())),
@@ -106,7 +107,7 @@ def estimate(
     elif detector in measured["detector_ms"]:
         its = measured["detector_ms"][detector]
         most = measured["line_ms"] - measured["detector_ms"][_LINE_DETECTOR] + its
-        least = most - measured["faces_ms"] - (its if fleet.gpus else 0.0)
+        least = most - measured["faces_ms"] - (its if fleet.gpu else 0.0)
         failed = measured["failed_ms"]
         seconds = (
             rows * (low_share * least + (1 - low_share) * failed) / 1000,
@@ -147,14 +148,14 @@ def _started(fleet: Fleet, work: Work, settings: Settings) -> list[tuple[str, st
     if work.shards < at_once:
         shards += f"; too few for {at_once:,} threads: the rest would idle"
     machine = f" ({fleet.machine})" if fleet.machine else ""
-    gpus = f", {fleet.gpus} GPUs" if fleet.gpus > 1 else ", 1 GPU" if fleet.gpus else ""
+    gpu = ", 1 GPU" if fleet.gpu else ""
     told = [
         ("input", rows),
         ("shards", shards),
         ("output", work.output),
         (
             "machines",
-            f"{fleet.machines:,} at most{machine}, each {fleet.cores:g} cores{gpus}",
+            f"{fleet.machines:,} at most{machine}, each {fleet.cores:g} cores{gpu}",
         ),
         (
             "workers",
@@ -192,9 +193,9 @@ def _estimated(
         _line("core-hours", _span(found.core_hours)),
         _line("worker-hours", f"{_span(found.machine_hours)} (machines of {fleet.cores:g} cores)"),
     ]
-    if fleet.gpus:
-        gpu_hours = (found.machine_hours[0] * fleet.gpus, found.machine_hours[1] * fleet.gpus)
-        lines.append(_line("GPU-hours", f"{_span(gpu_hours)}; no build on a GPU was measured"))
+    if fleet.gpu:
+        text = f"{_span(found.machine_hours)}; no build on a GPU was measured"
+        lines.append(_line("GPU-hours", text))
     lines.append(_line("at the least", f"{_span(found.hours)} h with every machine at work"))
     if work.downloads:
         unit, size = ("TB", 1e12) if found.bytes[1] >= 1e12 else ("GB", 1e9)

@@ -25,7 +25,13 @@ _ACCELERATED = {  # vCPUs by number of GPUs, which such a machine type always ha
     "a2-ultragpu": {1: 12, 2: 24, 4: 48, 8: 96},
     "a3-highgpu": {1: 26, 2: 52, 4: 104, 8: 208},
 }
+_ARM = ("t2a", "c4a", "n4a", "a4x")
 _G2_GPUS = {4: 1, 8: 1, 12: 1, 16: 1, 24: 2, 32: 1, 48: 4, 96: 8}
+
+_ONE_GPU = (
+    "a machine's one process uses one GPU, the others would be paid for and idle; take machines "
+    "with one GPU, and more of them by dataflow.max_workers"
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ GPUS = {
     "nvidia-tesla-p100": _N1,
     "nvidia-tesla-v100": _N1,
     "nvidia-l4": Gpu(("g2-",), "g2-standard-8"),
-    "nvidia-tesla-a100": Gpu(("a2-highgpu-", "a2-megagpu-"), "a2-highgpu-1g"),
+    "nvidia-tesla-a100": Gpu(("a2-highgpu-",), "a2-highgpu-1g"),
     "nvidia-a100-80gb": Gpu(("a2-ultragpu-",), "a2-ultragpu-1g"),
     "nvidia-h100-80gb": Gpu(("a3-highgpu-",), "a3-highgpu-1g"),
 }
@@ -71,18 +77,20 @@ def built_in_gpus(machine_type: str) -> int | None:
 
 def asks_for_gpu(gpu_type: str | None, user: Mapping[str, Any], provider: str) -> bool:
     """Whether machines will have a GPU: by dataflow.gpu_type, or in the Beam options that the
-    `user` gave by a service option or by one hint for the whole pipeline.
+    `user` gave by a service option, an experiment or one hint for the whole pipeline.
 
-    Raises UsageError when more than one of them asks, or when detect.provider disagrees.
+    Raises UsageError when more than one of them asks, for more than one GPU per machine, or when
+    detect.provider disagrees.
     """
-    services = [str(option) for option in user.get("dataflow_service_options") or ()]
     experiments = [str(experiment) for experiment in user.get("experiments") or ()]
+    services = [str(option) for option in user.get("dataflow_service_options") or ()]
+    services += experiments  # Dataflow takes both names for the same
     hints = _hints(user)
-    by_service = any(option.startswith("worker_accelerator=") for option in services)
-    by_worker = bool(gpu_type or by_service)
-    if gpu_type and by_service:
+    accelerators = [option for option in services if option.startswith("worker_accelerator=")]
+    by_worker = bool(gpu_type or accelerators)
+    if bool(gpu_type) + len(accelerators) > 1:
         raise UsageError(
-            "worker_accelerator after --: dataflow.gpu_type asks for one, too; keep one of them"
+            "worker_accelerator after --: given twice, or beside dataflow.gpu_type; keep one of them"
         )
     if hints and by_worker:
         # Any hint turns on "right fitting", which takes no worker_accelerator:
@@ -91,12 +99,16 @@ def asks_for_gpu(gpu_type: str | None, user: Mapping[str, Any], provider: str) -
             "--resource_hint after --: Dataflow takes no hint beside worker_accelerator "
             "(dataflow.gpu_type); keep one of them"
         )
-    if by_worker and "enable_prime" in (*services, *experiments):
+    if by_worker and "enable_prime" in services:
         raise UsageError(
             "enable_prime after --: Dataflow Prime takes no worker_accelerator; give "
             "--resource_hint=accelerator=... after -- instead of dataflow.gpu_type"
         )
-    uses_gpu = by_worker or any("accelerator" in urn for urn in hints)
+    accelerators += [hint.decode() for urn, hint in hints.items() if "accelerator" in urn]
+    uses_gpu = bool(gpu_type or accelerators)
+    for accelerator in accelerators:
+        if re.search(r"count:(?!0*1(?!\d))", accelerator):
+            raise UsageError(f"{accelerator} after --: {_ONE_GPU}")
     if uses_gpu and "use_multiple_sdk_containers" in experiments:
         raise UsageError(
             "use_multiple_sdk_containers after --: with a GPU one process has the machine, and "
@@ -127,7 +139,14 @@ def _hints(user: Mapping[str, Any]) -> dict[str, bytes]:
 def check_machine(
     machine_type: str | None, gpu_type: str | None, gpu_count: int, uses_gpu: bool
 ) -> None:
-    """Raises UsageError when the machine type is unknown, or cannot have these GPUs."""
+    """Raises UsageError when the machine type is unknown, or cannot have the one GPU."""
+    if gpu_count != 1:
+        raise UsageError(f"dataflow.gpu_count: {gpu_count}: {_ONE_GPU}")
+    if (machine_type or "").startswith(tuple(f"{series}-" for series in _ARM)):
+        raise UsageError(
+            f"dataflow.machine_type: {machine_type} has ARM cores and the image is for amd64; "
+            f"give one such as {MACHINE_TYPE}"
+        )
     if machine_type and vcpus(machine_type) is None:
         raise UsageError(
             f"dataflow.machine_type: {machine_type!r} is none that is known here, or has shared "
@@ -139,6 +158,8 @@ def check_machine(
             f"dataflow.machine_type: {machine_type} has a GPU that would stay idle; set "
             f"dataflow.gpu_type and detect.provider=cuda, or give one such as {MACHINE_TYPE}"
         )
+    if has and has > 1:
+        raise UsageError(f"dataflow.machine_type: {machine_type} has {has} GPUs: {_ONE_GPU}")
     if gpu_type is None:
         return
     gpu = GPUS.get(gpu_type)
@@ -152,10 +173,4 @@ def check_machine(
         raise UsageError(
             f"dataflow.machine_type: {machine_type} cannot have a {gpu_type}; "
             f"give one that begins with {' or '.join(gpu.families)}"
-        )
-    has = built_in_gpus(machine_type)
-    if has is not None and has != gpu_count:
-        raise UsageError(
-            f"dataflow.gpu_count: {machine_type} always has {has}; set it to {has}, or choose "
-            "another dataflow.machine_type"
         )

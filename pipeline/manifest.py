@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from facecap import __version__
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.output import LOGS, MANIFEST_FILE, BuildFile, read_build_file
 from facecap.schemas.commit import CommitRecord, Counts
+from facecap.schemas.shard import commit_file
 from facecap.transforms.commit import read_record
 from facecap.transforms.object_store import open_store
 from facecap.transforms.same import versions
 from facecap.transforms.store import Store
 from facecap.transforms.write_shard import ShardResult
 
+_READERS = 16
 FAILED_FILE = f"{LOGS}/failed.json"
 
 
 def read_records(store: Store, build: BuildFile) -> dict[int, CommitRecord]:
     """The commit records that exist, by shard number. Raises UsageError on a damaged one."""
+    there = set(store.list("commits"))
+    numbers = [n for n in range(build.shards) if commit_file(n).rpartition("/")[2] in there]
     try:
-        found = {n: read_record(store, n) for n in range(build.shards)}
+        if store.is_remote:  # each is a request
+            with ThreadPoolExecutor(_READERS) as pool:
+                records = pool.map(partial(read_record, store), numbers)
+                found = dict(zip(numbers, records, strict=True))
+        else:
+            found = {n: read_record(store, n) for n in numbers}
     except ValueError as error:
         raise UsageError(
             f"{error}; restore it, or delete it and give the build's command again"

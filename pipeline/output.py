@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from facecap.pipeline.errors import UsageError
 from facecap.schemas.tables import SCHEMA_VERSION
 from facecap.transforms import worker
-from facecap.transforms.commit import ATTEMPTS, read_record
+from facecap.transforms.commit import ATTEMPTS, clear
 from facecap.transforms.store import Store
 
 BUILD_FILE = "build.json"
@@ -203,9 +203,8 @@ def _try_lock(descriptor: int, operation: int) -> bool:
 def _clear_leftovers(store: Store) -> None:
     """Under the exclusive lock: note native crashes of dead runs, then remove what they left.
 
-    The attempt of a committed shard is kept until its files have moved. On an object store no lock
-    tells whether another machine still works at an attempt: one goes only when another has won its
-    shard, for then it can never be committed.
+    The attempt of a committed shard is kept until its files have moved. On an object store an
+    attempt goes only when another has won its shard, for then it can never be committed.
     """
     crashes = read_crashes(store)
     for name in store.here.list(PROGRESS):
@@ -221,12 +220,10 @@ def _clear_leftovers(store: Store) -> None:
     else:
         store.here.remove_tree(PROGRESS)
     for attempt in store.list(ATTEMPTS):
-        number = attempt.partition("-")[0]
-        record = read_record(store, int(number)) if number.isdigit() else None
-        is_dead = not store.is_remote if record is None else record.attempt != attempt
-        if is_dead:
-            store.remove_tree(f"{ATTEMPTS}/{attempt}")
-    folders = ("commits", STAGED, ATTEMPTS)
+        clear(store, attempt)
+    if store.is_remote:
+        store.here.remove_tree(ATTEMPTS)  # files that were to be sent
+    folders = ("commits", STAGED)
     for pattern in (f".{BUILD_FILE}.*", f".{MANIFEST_FILE}.*", *(f"{f}/.*" for f in folders)):
         for half_written in store.root.glob(pattern):
             half_written.unlink()

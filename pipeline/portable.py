@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import os
 import re
 import shutil
@@ -17,14 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability import flink_runner, prism_runner, spark_runner
 from apache_beam.runners.portability.job_server import SubprocessJobServer
+from pydantic import field_validator
 
 from facecap.pipeline.beam_options import beam_options, given
 from facecap.pipeline.errors import BuildFailed, UsageError
@@ -34,6 +37,18 @@ POOL_PORT = 50_000
 """Where a worker pool listens on each host of a cluster (pipeline/worker_pool.py)."""
 
 MAX_TASKS = 4096
+_OURS = {
+    "runner": "choose by --runner before it",
+    "job_endpoint": "facecap starts the job server; set its jar by spark.* or flink.* instead",
+    "spark_master_url": "use --spark-master instead",
+    "flink_master": "use --flink-master instead",
+    "spark_job_server_jar": "set spark.job_server_jar instead",
+    "flink_job_server_jar": "set flink.job_server_jar instead",
+    "prism_location": "set prism.location instead",
+    "sdk_worker_parallelism": "use --workers instead",
+}
+"""Options of Beam's that would defeat ours: what to use instead."""
+
 _START_S = 120.0
 _KEEP_WORKERS_MS = 600_000
 _GUARD = """
@@ -77,6 +92,11 @@ class FlinkOptions(Options):
     )
     version: str = run("1.20", "Flink's version, which chooses the job server to be fetched")
 
+    @field_validator("version", mode="before")
+    @classmethod
+    def _as_text(cls, version: object) -> object:
+        return str(version) if isinstance(version, float) else version  # YAML's 1.19 is a number
+
 
 class PrismOptions(Options):
     """How Prism, Beam's runner in Go, is found."""
@@ -115,8 +135,16 @@ class PortableEngine:
                 flags += ["--environment_type=EXTERNAL", f"--environment_config=localhost:{port}"]
             flags.append(f"--artifacts_dir={scratch}")
             server = self.job_server(beam_options(flags, self.extra))
-            command, endpoint = server.subprocess_cmd_and_endpoint()
             name = f"the {self.name} job server"
+            try:
+                command, endpoint = server.subprocess_cmd_and_endpoint()
+            except Exception as error:
+                setting = "location" if self.name == "prism" else "job_server_jar"
+                reason = " ".join(str(error).split())[:200]
+                raise BuildFailed(
+                    f"{name} could not be fetched ({reason}); get it by hand, and name it by "
+                    f"{self.name}.{setting}"
+                ) from error
             port = int(endpoint.rpartition(":")[2])
             stack.enter_context(_service([str(part) for part in command], port, name, log))
             yield beam_options([*flags, f"--job_endpoint=localhost:{port}"], self.extra)
@@ -131,7 +159,7 @@ def spark_engine(
     A task of Spark is a partition: there are as many as `shards`, so that a lost executor costs
     little and the last one running is not alone for long. Raises UsageError.
     """
-    local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
+    local = re.fullmatch(r"local(?:\[([1-9]\d{0,3}|\*)(?:,\s*\d+)?\])?", master)
     if not local and not re.fullmatch(r"spark://[^/\s]+:\d+(,[^/\s]+:\d+)*", master):
         raise UsageError(
             f"--spark-master {master!r}: write spark://HOST:PORT, local[N] or local[*]; how to run "
@@ -140,7 +168,7 @@ def spark_engine(
     wrong = next((c for c in options.conf if not re.fullmatch(r"spark\.[\w.-]+=.*", c)), None)
     if wrong is not None:
         raise UsageError(f"spark.conf: {wrong!r} is not of the form spark.NAME=VALUE")
-    here = bool(local) or _is_loopback(urlsplit(master).hostname)
+    here = bool(local) or _is_loopback(_host(master, "--spark-master"))
     conf = {"spark.app.name": "facecap", "spark.default.parallelism": str(min(shards, MAX_TASKS))}
     if here:
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
@@ -163,7 +191,7 @@ def flink_engine(
     per task manager. Raises UsageError."""
     if master != "[local]" and not re.fullmatch(r"(https?://)?[^/\s\[\]]+:\d+", master):
         raise UsageError(f"--flink-master {master!r}: write HOST:PORT, or [local]")
-    host = urlsplit(master if "//" in master else f"//{master}").hostname if ":" in master else None
+    host = _host(master if "//" in master else f"//{master}", "--flink-master")
     here = master == "[local]" or _is_loopback(host)
     parallelism = workers or (os.cpu_count() or 1)
     flags = [f"--flink_master={master}", f"--flink_version={options.version}"]
@@ -177,7 +205,8 @@ def prism_engine(options: PrismOptions, extra: Sequence[str]) -> PortableEngine:
     """Prism on this machine. Raises UsageError."""
     flags = []
     if options.location:
-        if "://" not in options.location and not os.access(options.location, os.X_OK):
+        is_program = Path(options.location).is_file() and os.access(options.location, os.X_OK)
+        if "://" not in options.location and not is_program:
             raise UsageError(f"prism.location: {options.location} is no program that can be run")
         flags.append(f"--prism_location={options.location}")
     return _engine("prism", flags, extra, prism_runner.PrismJobServer, True, 1)
@@ -193,15 +222,61 @@ def _engine(
 ) -> PortableEngine:
     # Without it every stage starts Python anew, and loads the models again.
     flags = [*flags, f"--environment_cache_millis={_KEEP_WORKERS_MS}"]
-    elsewhere = given(extra).get("environment_type")
-    if elsewhere is not None:
+    # Beam would list our packages in a file that workers elsewhere look for in our folder.
+    flags.append("--experiments=disable_logging_submission_environment")
+    user = given(extra)
+    for option, ours in _OURS.items():
+        if option in user:
+            raise UsageError(f"--{option} after --: {ours}")
+    if user.keys() & {"environment_type", "environment_config", "environment_options"}:
         here = False
+        if "environment_type" not in user:
+            flags.append("--environment_type=EXTERNAL")
     elif not here:
         flags += ["--environment_type=EXTERNAL", f"--environment_config=localhost:{POOL_PORT}"]
     beam_options(flags, extra)
+    _check_environment(user)
     if name != "prism" and shutil.which("java") is None:
         raise UsageError(f"--runner {name}: needs Java 11 or 17; install it and put it on PATH")
-    return PortableEngine(name, tuple(flags), tuple(extra), job_server, here, workers)
+    # Prism, and Flink without a restart strategy, end the job with the first worker that is lost.
+    replaces = name == "spark"
+    return PortableEngine(
+        name, tuple(flags), tuple(extra), job_server, here, workers, replaces_workers=replaces
+    )
+
+
+def _check_environment(user: Mapping[str, Any]) -> None:
+    """Raises UsageError where the options that a person gave make no environment."""
+    kind = str(user.get("environment_type") or "EXTERNAL").upper()
+    kinds = ("EXTERNAL", "PROCESS", "LOOPBACK", "DOCKER")
+    if kind not in kinds:
+        raise UsageError(f"--environment_type after --: choose one of {', '.join(kinds)}")
+    config = user.get("environment_config")
+    if kind == "PROCESS" and not user.get("environment_options"):
+        try:
+            command = json.loads(config or "")["command"]
+        except (ValueError, TypeError, KeyError):
+            command = None
+        if not command:
+            raise UsageError(
+                "--environment_config after --: PROCESS needs JSON with the program, e.g. "
+                '\'{"command": "/opt/apache/beam/boot"}\''
+            )
+
+
+def _host(url: str, flag: str) -> str | None:
+    """Raises UsageError where there is none, or a port that cannot be."""
+    if url.startswith("local") or "[local]" in url:
+        return None
+    for part in url.partition("//")[2].split(","):
+        try:
+            found = urlsplit(f"//{part}")
+            good = bool(found.hostname) and (found.port or 0) > 0
+        except ValueError:
+            good = False
+        if not good:
+            raise UsageError(f"{flag}: {part!r} is not HOST:PORT")
+    return urlsplit(url.split(",")[0]).hostname
 
 
 def _jar(section: str, place: str) -> str:

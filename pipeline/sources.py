@@ -68,7 +68,7 @@ def list_files(location: str, setting: str, formats: Mapping[str, str]) -> list[
             found = {path: fs.info(path)}
     except FileNotFoundError:
         raise UsageError(f"{setting} {location}: no such file or folder") from None
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # noqa: BLE001 - each storage's client has errors of its own
         raise UsageError(f"{setting} {location}: {' '.join(str(error).split())}") from None
     files = []
     for name, info in sorted(found.items()):

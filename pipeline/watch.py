@@ -17,10 +17,11 @@ from facecap.schemas.outcomes import Stage
 from facecap.schemas.shard import commit_file
 from facecap.transforms import worker
 from facecap.transforms.commit import read_record
-from facecap.transforms.store import Store
+from facecap.transforms.store import DiskFailed, Store
 
 _LOST_WORKER_GRACE_S = 10.0
 _LOOK_AT_COMMITS_EVERY_S = 5.0
+_BLIND_S = 900.0
 
 
 class Watch(Protocol):
@@ -87,27 +88,21 @@ class WatchCommits:
         self._seen = set(store.list("commits"))
         self._total = Counts()
         self._next = 0.0
+        self._seen_at = time.monotonic()
 
     def look(self) -> Progress:
-        """The sum over the shards committed since. Raises DiskFailed when they cannot be read,
+        """The sum over the shards committed since, as last seen. Raises DiskFailed when they
+        could not be read for _BLIND_S: a job of hours shall not end for one lost listing; and
         BuildFailed when one is damaged."""
-        if time.monotonic() >= self._next:
-            for name in self._store.list("commits"):
-                number = name.removesuffix(".json")
-                if name in self._seen or not number.isdecimal():
-                    continue
-                if commit_file(int(number)) != f"commits/{name}":
-                    continue  # somebody's copy: its shard would count twice
-                try:
-                    record = read_record(self._store, int(number))
-                except ValueError as error:
-                    raise BuildFailed(
-                        f"{error}; restore it, or delete it, and give the same command"
-                    ) from None
-                if record is not None:
-                    self._seen.add(name)
-                    self._total = Counts.total([self._total, record.counts])
-            self._next = time.monotonic() + _LOOK_AT_COMMITS_EVERY_S
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _LOOK_AT_COMMITS_EVERY_S
+            try:
+                self._read()
+                self._seen_at = now
+            except DiskFailed:
+                if now - self._seen_at > _BLIND_S:
+                    raise
         total = self._total
         return Progress(
             rows=total.rows,
@@ -116,6 +111,23 @@ class WatchCommits:
             faces=total.faces,
             kept=total.faces_kept,
         )
+
+    def _read(self) -> None:
+        for name in self._store.list("commits"):
+            number = name.removesuffix(".json")
+            if name in self._seen or not number.isdecimal():
+                continue
+            if commit_file(int(number)) != f"commits/{name}":
+                continue  # somebody's copy: its shard would count twice
+            try:
+                record = read_record(self._store, int(number))
+            except ValueError as error:
+                raise BuildFailed(
+                    f"{error}; restore it, or delete it, and give the same command"
+                ) from None
+            if record is not None:
+                self._seen.add(name)
+                self._total = Counts.total([self._total, record.counts])
 
 
 def _is_running(pid: int) -> bool:

@@ -41,7 +41,9 @@ def serve(host: str, port: int) -> None:
     pool = BeamFnExternalWorkerPoolServicer(use_process=True)
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     try:
-        server.add_insecure_port(f"{host}:{port}")
+        server.add_insecure_port(
+            f"[{host}]:{port}" if ":" in host.strip("[]") else f"{host}:{port}"
+        )
     except RuntimeError as error:
         raise UsageError(f"--port {port}: cannot be had on {host} ({error})") from None
     server.start()

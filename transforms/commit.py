@@ -34,16 +34,50 @@ def read_record(store: Store, number: int) -> CommitRecord | None:
 
 def commit(store: Store, record: CommitRecord) -> CommitRecord:
     """Commit an attempt whose files are complete; returns the winner's record, which is
-    another attempt's when that one came first."""
-    if store.create(commit_file(record.shard), record.to_json()):
+    another attempt's when that one came first.
+
+    Raises FileNotFoundError when somebody has cleared the attempt away: then nothing is committed.
+    """
+    folder = f"{ATTEMPTS}/{record.attempt}"
+    if not store.is_remote:
+        gone = [k for k in SHARD_FILES if not store.exists(attempt_file(record.attempt, k))]
+        if gone:
+            raise FileNotFoundError(f"{folder}: was cleared away by another run")
+    if store.create(commit_file(record.shard), record.to_json(), beside=folder):
         finish(store, record)
         return record
-    store.remove_tree(f"{ATTEMPTS}/{record.attempt}")
     winner = read_record(store, record.shard)
     if winner is None:
         raise FileNotFoundError(f"{commit_file(record.shard)} vanished while it was committed")
+    # It may be ours: a file server repeats a request whose answer got lost, and refuses it then.
+    if winner.attempt != record.attempt:
+        store.remove_tree(folder)
     finish(store, winner)
     return winner
+
+
+def clear(store: Store, name: str) -> None:
+    """Remove the folder `name` of `_attempts` unless it is a committed shard's. On a disk it is
+    first taken out of its writer's reach, so that one who is not dead after all cannot commit what
+    is being removed; on an object store it stays until another attempt has won its shard, for
+    nothing tells whether a machine still works at it.
+
+    Raises ValueError when the shard's record cannot be read.
+    """
+    attempt = name.removeprefix(".")
+    taken = attempt if store.is_remote else f".{attempt}"
+    if name != taken and not store.move(f"{ATTEMPTS}/{name}", f"{ATTEMPTS}/{taken}"):
+        return
+    number = attempt.partition("-")[0]
+    is_dead = False
+    try:
+        record = read_record(store, int(number)) if number.isdigit() else None
+        is_dead = not store.is_remote if record is None else record.attempt != attempt
+    finally:
+        if taken != attempt and not is_dead:
+            store.move(f"{ATTEMPTS}/{taken}", f"{ATTEMPTS}/{attempt}")
+    if is_dead:
+        store.remove_tree(f"{ATTEMPTS}/{taken}")
 
 
 def finish(store: Store, record: CommitRecord) -> None:
@@ -51,14 +85,17 @@ def finish(store: Store, record: CommitRecord) -> None:
 
     Raises FileNotFoundError when a file is neither in the attempt nor in its place.
     """
+    left = store.list(f"{ATTEMPTS}/{record.attempt}")
     for kind in SHARD_FILES:  # not the record's own paths: it may have been edited
         source, target = attempt_file(record.attempt, kind), shard_file(kind, record.shard)
-        if not store.move(source, target) and not store.exists(target):
+        moved = kind in left and store.move(source, target)
+        if not moved and not store.exists(target):
             raise FileNotFoundError(
                 f"{target} is committed but missing: put it back, or delete "
                 f"{commit_file(record.shard)} to have the shard built again"
             )
-    store.remove_tree(f"{ATTEMPTS}/{record.attempt}")
+    if left or not store.is_remote:
+        store.remove_tree(f"{ATTEMPTS}/{record.attempt}")
 
 
 def attempt_file(attempt: str, kind: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import tempfile
 import time
 import uuid
@@ -100,10 +101,10 @@ class ObjectStore(Store):
         with self._errors():
             return bool(self._fs.exists(self._key(name)))
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, beside: str | None = None) -> bool:
         for pause in (*_CONFLICT_PAUSES_S, None):
             try:
-                with self._errors():
+                with self._errors(writing=True):
                     self._fs.pipe_file(self._key(name), data, mode="create")
                 return True
             except FileExistsError:
@@ -113,10 +114,10 @@ class ObjectStore(Store):
                 if pause is None or _CONFLICT not in str(failed):
                     raise
                 time.sleep(pause)
-        return False
+        raise AssertionError("the last pause is None")
 
     def replace(self, name: str, data: bytes) -> None:
-        with self._errors():
+        with self._errors(writing=True):
             self._fs.pipe_file(self._key(name), data)
 
     def move(self, source: str, target: str) -> bool:
@@ -155,25 +156,27 @@ class ObjectStore(Store):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with HashedFile(path) as file:
                     yield file
-            with self._errors():
-                self._fs.put_file(str(path), self._key(name), mode="create")
+            with self._errors(writing=True):
+                self._fs.put_file(str(path), self._key(name))
         finally:
             path.unlink(missing_ok=True)
 
     def _keep(self, temporary: Path, name: str) -> None:
-        with self._errors():
+        with self._errors(writing=True):
             self._fs.put_file(str(temporary), self._key(name))
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}"
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, *, writing: bool = False) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, FileExistsError, DiskFailed):
+        except (FileExistsError, DiskFailed):
             raise
         except Exception as error:
+            if isinstance(error, FileNotFoundError) and not writing:
+                raise  # where something is written it is the bucket that is missing
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise DiskFailed(
                 f"{self}: {reason}; mend that (credentials, rights to list, read, write, delete) "
@@ -183,12 +186,20 @@ class ObjectStore(Store):
 
 def _scratch(url: str) -> Path:
     """This machine's folder for the work on the output at `url`."""
-    name = hashlib.sha256(url.encode()).hexdigest()[:16]
-    for parent in (cache_dir() / "runs", Path(tempfile.gettempdir()) / "facecap-runs"):
+    return _own_folder("runs", hashlib.sha256(url.encode()).hexdigest()[:16])
+
+
+def _own_folder(*names: str) -> Path:
+    """A folder of this user's for what one machine keeps: in the cache, or, where that cannot be
+    written (an image with its models in it), among the temporary files. Raises StoreError."""
+    temporary = Path(tempfile.gettempdir()) / f"facecap-{os.getuid()}"
+    for parent in (cache_dir(), temporary):
         with contextlib.suppress(OSError):
-            (parent / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-            return parent / name
-    raise StoreError(f"{url}: no folder for the work here; set FACECAP_CACHE to one")
+            folder = parent.joinpath(*names)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+                return folder
+    raise StoreError(f"{cache_dir()}: cannot be written; set FACECAP_CACHE to a folder that can")
 
 
 def fetch_copy(url: str) -> Path:
@@ -196,9 +207,8 @@ def fetch_copy(url: str) -> Path:
     A path is returned as it is. Raises FileNotFoundError, OSError."""
     if not is_remote(url):
         return Path(url)
-    target = cache_dir() / "lists" / url.rpartition("/")[2]
+    target = _own_folder("lists") / url.rpartition("/")[2]
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         fs, path = fsspec.core.url_to_fs(url)
         try:

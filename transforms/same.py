@@ -14,11 +14,15 @@ from facecap.transforms.models import ModelError, locate, model_hash
 
 LIBRARIES = (
     "apache-beam",
+    "duckdb",
+    "imagehash",
     "numpy",
     "onnxruntime",
     "opencv-python-headless",
     "pillow",
     "pyarrow",
+    "scipy",
+    "simplejpeg",
     "webdataset",
 )
 """What decides bytes; the manifest names their versions."""

@@ -158,18 +158,24 @@ class Store:
     def exists(self, name: str) -> bool:
         return self.path(name).exists()
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, beside: str | None = None) -> bool:
         """Create `name` with `data` unless it exists: atomic against any other creator, and
-        never half-written. Returns whether this call created it."""
+        never half-written. Returns whether this call created it. With `beside` it happens only
+        while that folder is there; raises FileNotFoundError when it is not."""
         target = self.path(name)
         with disk_errors(self.root):
-            temporary = self._write_aside(target, data)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if beside is None:
+                temporary = self._write_aside(target, data)
+            else:
+                temporary = self.path(beside) / f".{target.name}"
+                _write_whole(temporary, data)
             try:
-                os.link(temporary, target)  # link(2) fails when the target exists: NFS-safe, too
+                os.link(temporary, target)  # link(2) fails when the target exists
             except FileExistsError:
                 return False
             finally:
-                temporary.unlink()
+                temporary.unlink(missing_ok=True)
             _sync_folder(target.parent)
         return True
 
@@ -246,15 +252,19 @@ class Store:
     def _write_aside(self, target: Path, data: bytes) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._aside(str(target.relative_to(self.root)))
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)  # half of it would only take the room
-            raise
+        _write_whole(temporary, data)
         return temporary
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)  # half of it would only take the room
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -33,7 +33,7 @@ _SETTINGS = {  # Beam's or the template's name: the setting in section dataflow
     "disk_gb": "disk_gb",
     "disk_size_gb": "disk_gb",
     "gpu_type": "gpu_type",
-    "gpu_count": "gpu_count",
+    "gpu_driver": "gpu_driver",
     "service_account_email": "service_account",
     "network": "network",
     "subnetwork": "subnetwork",

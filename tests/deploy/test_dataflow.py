@@ -20,6 +20,7 @@ from facecap.pipeline import cli
 from facecap.pipeline.dataflow import DataflowOptions, dataflow_options
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.settings import load_settings
+from facecap.transforms.models import REGISTRY
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "dataflow"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -29,6 +30,7 @@ VARIABLES = {
     "REGION": "us-central1",
     "BUCKET": "gs://my-bucket",
     "IMAGE": "us-docker.pkg.dev/my-project/facecap/facecap:1.0",
+    "CUDA_IMAGE": "us-docker.pkg.dev/my-project/facecap/facecap:1.0-cuda",
 }
 VALUES = {  # what each parameter takes, and what it refuses
     "input": (["gs://my-bucket/laion/*.parquet", "gs://b/urls.txt.gz"], ["laion.parquet"]),
@@ -46,7 +48,7 @@ VALUES = {  # what each parameter takes, and what it refuses
     ),
     "limit": (["10000"], ["0", "-1", "many"]),
     "gpu_type": (["nvidia-tesla-t4", "nvidia-l4"], ["t4"]),
-    "gpu_count": (["1", "16"], ["0", "17"]),
+    "gpu_driver": (["5xx", "580", "580.126.09", "default", "none"], ["true", "5xx;count:8"]),
     "threads": (["1", "64"], ["0", "65"]),
     "disk_gb": (["50", "2000"], ["0", "5"]),
 }
@@ -71,13 +73,8 @@ def launcher() -> ModuleType:
 def settings_of(arguments: list[str]) -> tuple[DataflowOptions, Any]:
     """Section dataflow, and all other settings, of a command's --set options."""
     given = [arguments[i + 1] for i, name in enumerate(arguments) if name == "--set"]
-    machines: dict[str, Any] = {}
-    for setting in given:
-        name, _, value = setting.partition("=")
-        if name.startswith("dataflow."):
-            machines[name.removeprefix("dataflow.")] = value
-    others = [setting for setting in given if not setting.startswith("dataflow.")]
-    return DataflowOptions.model_validate(machines), load_settings(overrides=others)
+    settings = load_settings(overrides=given)
+    return settings.dataflow, settings
 
 
 def check(arguments: list[str]) -> None:
@@ -171,6 +168,13 @@ def launched(**changes: str) -> list[str]:
     return [f"--{name}={value}" for name, value in given.items()]
 
 
+def test_a_driver_arrives(launcher: ModuleType) -> None:
+    for driver in ("5xx", "580", "580.65", "none"):
+        made = launcher.build_arguments(launched(gpu_driver=driver))
+        assert settings_of(made)[0].gpu_driver == driver
+        check(made)
+
+
 def test_the_launcher_makes_a_command_that_is_right(launcher: ModuleType) -> None:
     made = launcher.build_arguments(launched())
     assert made[:3] == ["build", "--runner", "dataflow"]
@@ -228,6 +232,28 @@ def test_the_readmes_builds_are_right(command: list[str]) -> None:
     assert used <= build_options("build"), used - build_options("build")
 
 
+def test_the_readmes_gpu_builds_have_an_image_and_models_for_it() -> None:
+    assert load("template.json")["image"] == VARIABLES["CUDA_IMAGE"]
+    built: dict[str, dict[str, str]] = {}
+    for command in commands_of("docker build"):
+        given = [command[i + 1] for i, word in enumerate(command) if word == "--build-arg"]
+        built[command[command.index("-t") + 1]] = dict(text.split("=", 1) for text in given)
+        assert (command[3] == "deploy/docker/Dockerfile.cuda") == ("BASE" in built[command[-2]])
+    pushed = {command[2] for command in commands_of("docker push")}
+    fetched = {command[3] for command in commands_of("facecap models fetch")}
+    on_gpu = [settings_of(command) for command in commands_of("facecap build")]
+    on_gpu = [(chosen, others) for chosen, others in on_gpu if chosen.gpu_type]
+    assert {chosen.gpu_type for chosen, _ in on_gpu} == {"nvidia-tesla-t4", "nvidia-l4"}
+    for chosen, others in on_gpu:
+        assert others.detect.provider == others.attributes.provider == "cuda"
+        assert chosen.image in pushed and chosen.gpu_driver == "5xx"
+        models = built[built[chosen.image]["BASE"]]["MODELS"].split()
+        assert others.detect.model in models and others.detect.model in fetched
+        assert models[0] == "mtcnn"  # check_image.py insists on the default
+        assert others.detect.model != "mtcnn"  # docs/gpu.md: the slowest there is
+        assert REGISTRY[others.detect.model].licence.startswith("MIT")
+
+
 def test_the_readmes_template_is_given_what_it_takes() -> None:
     (run,) = commands_of("gcloud dataflow flex-template run")
     given: dict[str, str] = {}
@@ -238,6 +264,9 @@ def test_the_readmes_template_is_given_what_it_takes() -> None:
     assert required <= set(given) <= set(PARAMETERS)
     for name, value in given.items():
         assert re.fullmatch(PARAMETERS[name]["regexes"][0], value), (name, value)
+    settings = load_settings(overrides=[text.strip() for text in given["set"].split(";")])
+    assert settings.detect.provider == settings.attributes.provider == "cuda"
+    assert given["image"] == VARIABLES["CUDA_IMAGE"] and settings.detect.model == "yunet"
 
 
 def test_the_readmes_commands_pass_shellcheck(tmp_path: Path) -> None:

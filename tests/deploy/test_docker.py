@@ -119,6 +119,17 @@ def test_the_last_user_is_not_root(file: Path) -> None:
     assert checked > steps.index(("USER", "${RUN_AS}")), "the check must run as the image's user"
 
 
+def test_the_readmes_agree_on_root_on_dataflow() -> None:
+    said = (
+        "if the worker logs show that folders cannot be written, build with "
+        "`--build-arg RUN_AS=0` (reported in 2022; not run here), the CUDA image too."
+    )
+    for folder in ("docker", "dataflow"):
+        text = (DEPLOY / folder / "README.md").read_text()
+        assert said in " ".join(text.split())
+        assert text.count("RUN_AS=0") == 1
+
+
 def test_beams_entry_point_is_the_images() -> None:
     found = [text for name, text in instructions(DOCKER / "Dockerfile") if name == "ENTRYPOINT"]
     assert found[0] == '["/opt/apache/beam/boot"]'

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from tests.deploy.linters import DEPLOY, lint, named_files, set_options
 SPARK = DEPLOY / "spark"
 KUBERNETES = SPARK / "kubernetes"
 MANIFESTS = [*sorted(KUBERNETES.glob("*.yaml")), SPARK / "launch.yaml"]
+README = (SPARK / "README.md").read_text()
 SPARK_VERSION = "3.5.0"
 """Of Beam 2.77's job server: the driver's and the cluster's must be equal."""
 
@@ -252,6 +256,52 @@ def test_executors_are_kept() -> None:
         timeouts |= set(re.findall(r"spark\.worker\.timeout=(\d+)", file.read_text()))
     assert len(timeouts) == 1  # a worker that beats slower than its master waits is dead
     assert "recoveryMode=FILESYSTEM" in (KUBERNETES / "master.yaml").read_text()
+
+
+def master_recovery(script: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Sources spark-env.sh and prints the folder that the master is told."""
+    return subprocess.run(
+        ["bash", "-ec", f'. "{script}"; echo "${{SPARK_MASTER_OPTS##*recoveryDirectory=}}"'],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": os.environ["PATH"], "SPARK_RECOVERY_DIR": str(folder)},
+    )
+
+
+def test_a_hosts_master_has_its_recovery_folder(tmp_path: Path) -> None:
+    script = SPARK / "standalone" / "spark-env.sh"
+    folder = tmp_path / "lib" / "spark" / "recovery"
+    done = master_recovery(script, folder)
+    assert folder.is_dir()
+    assert (done.stdout.strip(), done.stderr) == (str(folder), "")
+    (tmp_path / "file").touch()
+    done = master_recovery(script, tmp_path / "file" / "recovery")  # which cannot be made
+    assert "set SPARK_RECOVERY_DIR" in done.stderr and len(done.stderr.splitlines()) == 1
+    default = re.search(r"SPARK_RECOVERY_DIR:-(\S+?)}", script.read_text())
+    assert default and f"install -d -o spark -g spark {default[1]}`" in README
+
+
+def test_a_pods_master_can_make_its_recovery_folder() -> None:
+    spec = pod(named("StatefulSet", "spark-master"))["spec"]
+    (master,) = spec["containers"]
+    options = next(e["value"] for e in master["env"] if e["name"] == "SPARK_MASTER_OPTS")
+    folder = re.search(r"recoveryDirectory=(\S+)", options)
+    assert folder
+    # Spark makes one level only, so the folder above it must be the volume.
+    above = str(Path(folder[1]).parent)
+    (mount,) = [m for m in master["volumeMounts"] if m["mountPath"] == above]
+    claims = named("StatefulSet", "spark-master")["spec"]["volumeClaimTemplates"]
+    assert mount["name"] in {claim["metadata"]["name"] for claim in claims}
+    assert not mount.get("readOnly")
+    security = spec["securityContext"]
+    assert security["fsGroup"] == security["runAsGroup"] == security["runAsUser"]
+
+
+def test_the_readme_warns_of_what_is_seen_and_of_what_is_not() -> None:
+    text = " ".join(README.split())
+    assert "Values of `spark.conf` are visible in the process list: no secrets there" in text
+    assert "over NFS, only one launcher at a time may work on one OUT" in text
 
 
 def test_every_spark_setting_has_its_reason() -> None:

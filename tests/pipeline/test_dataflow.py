@@ -27,6 +27,7 @@ from facecap.pipeline.errors import UsageError
 
 OUTPUT = "gs://my-bucket/faces"
 WORKER_ACCELERATOR = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1"
+EXPERIMENT = WORKER_ACCELERATOR.replace("dataflow_service_options", "experiments")
 HINT = "--resource_hint=accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
 
 
@@ -88,7 +89,7 @@ def test_a_gpus_machine_has_one_process_with_threads_for_its_cores(
     options = made(provider="cuda", gpu_type=gpu)
     assert options.view_as(WorkerOptions).machine_type == machine
     assert options.view_as(GoogleCloudOptions).dataflow_service_options == [
-        f"worker_accelerator=type:{gpu};count:1;install-nvidia-driver"
+        f"worker_accelerator=type:{gpu};count:1;install-nvidia-driver:5xx"
     ]
     debug = options.view_as(DebugOptions)
     assert debug.experiments == ["no_use_multiple_sdk_containers"]
@@ -101,8 +102,8 @@ def test_every_setting_reaches_beam() -> None:
         "--experiments=upload_graph",
         provider="cuda",
         gpu_type="nvidia-tesla-t4",
-        gpu_count=2,
-        gpu_driver=False,
+        gpu_count=1,
+        gpu_driver="none",
         machine_type="n1-highmem-8",
         workers=2,
         max_workers=9,
@@ -117,7 +118,7 @@ def test_every_setting_reaches_beam() -> None:
         labels={"team": "faces", "cost-centre": "7"},
     )
     cloud, worker = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
-    assert cloud.dataflow_service_options == ["worker_accelerator=type:nvidia-tesla-t4;count:2"]
+    assert cloud.dataflow_service_options == ["worker_accelerator=type:nvidia-tesla-t4;count:1"]
     assert (worker.machine_type, worker.num_workers, worker.max_num_workers) == (
         "n1-highmem-8",
         2,
@@ -162,6 +163,10 @@ def test_what_must_be_set(name: str) -> None:
         ("labels", {"team": "Faces!"}, "'_' and '-'"),
         ("workers", 17, "dataflow.max_workers 16"),
         ("machine_type", "e2-medium", "shared cores"),
+        ("machine_type", "c4a-standard-4", "amd64"),
+        ("gpu_count", 2, "more of them by dataflow.max_workers"),
+        ("gpu_driver", "newest", "a version such as 5xx"),
+        ("gpu_driver", "5xx;count:8", "a version such as 5xx"),
         ("machine_type", "g2-standard-8", "would stay idle"),
     ],
 )
@@ -209,16 +214,57 @@ def test_machines_that_cannot_have_the_gpu(gpu: str, machine: str, begins: str) 
     assert begins in message
 
 
-def test_a_machine_that_always_has_more_gpus() -> None:
-    message = refusal(provider="cuda", gpu_type="nvidia-l4", machine_type="g2-standard-24")
-    assert message.startswith("dataflow.gpu_count: g2-standard-24 always has 2")
-    made(provider="cuda", gpu_type="nvidia-l4", machine_type="g2-standard-24", gpu_count=2)
+ONE_PROCESS = "a machine's one process uses one GPU"
+
+
+@pytest.mark.parametrize("machine", ["g2-standard-24", "a2-megagpu-16g"])
+def test_a_machine_that_always_has_more_gpus(machine: str) -> None:
+    for extra, gpu in (([], "nvidia-l4"), ([WORKER_ACCELERATOR], None)):
+        message = refusal(*extra, provider="cuda", gpu_type=gpu, machine_type=machine)
+        assert message.startswith(f"dataflow.machine_type: {machine} has ")
+        assert ONE_PROCESS in message
+
+
+@pytest.mark.parametrize("extra", [WORKER_ACCELERATOR, EXPERIMENT, HINT])
+@pytest.mark.parametrize("count", [2, 8, 10, 16])
+def test_more_gpus_than_one_process_uses(extra: str, count: int) -> None:
+    extra = extra.replace("count:1", f"count:{count}")
+    message = refusal(extra, provider="cuda")
+    assert "after --: " in message and ONE_PROCESS in message
+    message = refusal(provider="cuda", gpu_type="nvidia-tesla-t4", gpu_count=count)
+    assert message.startswith(f"dataflow.gpu_count: {count}: {ONE_PROCESS}")
+
+
+@pytest.mark.parametrize(
+    ("driver", "asked"),
+    [
+        ("none", ""),
+        ("default", ";install-nvidia-driver"),
+        ("5xx", ";install-nvidia-driver:5xx"),
+        ("latest", ";install-nvidia-driver:latest"),
+        (580, ";install-nvidia-driver:580"),  # as YAML reads it
+    ],
+)
+def test_the_driver_has_a_version(driver: Any, asked: str) -> None:
+    options = made(provider="cuda", gpu_type="nvidia-l4", gpu_driver=driver)
+    assert options.view_as(GoogleCloudOptions).dataflow_service_options == [
+        f"worker_accelerator=type:nvidia-l4;count:1{asked}"
+    ]
+
+
+def test_an_experiment_asks_for_a_gpu_too() -> None:
+    assert refusal(EXPERIMENT).startswith("accelerator after --: detect.provider is cpu")
+    options = made(EXPERIMENT, provider="cuda")
+    assert sorted(options.view_as(DebugOptions).experiments) == [
+        "no_use_multiple_sdk_containers",
+        "worker_accelerator=type:nvidia-l4;count:1",
+    ]
 
 
 def test_an_unknown_gpu_can_be_given_beside_facecap() -> None:
     message = refusal(provider="cuda", gpu_type="nvidia-b200")
     assert message.startswith("dataflow.gpu_type: 'nvidia-b200'") and "after --" in message
-    accelerator = "worker_accelerator=type:nvidia-b200;count:8;install-nvidia-driver"
+    accelerator = "worker_accelerator=type:nvidia-b200;count:1;install-nvidia-driver"
     options = made(
         f"--dataflow_service_options={accelerator}",
         provider="cuda",
@@ -250,6 +296,9 @@ def test_one_hint_for_the_whole_pipeline_is_the_other_way() -> None:
         ([HINT], "nvidia-l4"),
         ([HINT, WORKER_ACCELERATOR], None),
         ([WORKER_ACCELERATOR], "nvidia-l4"),
+        ([EXPERIMENT], "nvidia-l4"),
+        ([HINT, EXPERIMENT], None),
+        ([WORKER_ACCELERATOR, EXPERIMENT], None),
         (["--resource_hint=min_ram=16GB"], "nvidia-l4"),
         (["--dataflow_service_options=enable_prime"], "nvidia-l4"),
         (["--experiments=enable_prime"], "nvidia-l4"),

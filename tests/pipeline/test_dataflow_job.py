@@ -52,7 +52,7 @@ def test_a_gpu_job_of_fifty_million_urls() -> None:
     assert job["name"].startswith("facecap-faces-")
     environment = job["environment"]
     assert environment["serviceOptions"] == [
-        "worker_accelerator=type:nvidia-tesla-t4;count:1;install-nvidia-driver"
+        "worker_accelerator=type:nvidia-tesla-t4;count:1;install-nvidia-driver:5xx"
     ]
     assert "no_use_multiple_sdk_containers" in environment["experiments"]
     assert "use_multiple_sdk_containers" not in environment["experiments"]

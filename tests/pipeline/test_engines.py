@@ -40,9 +40,9 @@ def options(engine: Engine, tmp_path: Path) -> dict[str, Any]:
         ({}, "FnApiRunner", True, False),
         ({"runner": "spark", "spark_master": "local[2]"}, "PortableRunner", True, True),
         ({"runner": "spark", "spark_master": "spark://h:7077"}, "PortableRunner", False, True),
-        ({"runner": "flink"}, "PortableRunner", True, True),
-        ({"runner": "flink", "flink_master": "h:8081"}, "PortableRunner", False, True),
-        ({"runner": "prism"}, "PortableRunner", True, True),
+        ({"runner": "flink"}, "PortableRunner", True, False),
+        ({"runner": "flink", "flink_master": "h:8081"}, "PortableRunner", False, False),
+        ({"runner": "prism"}, "PortableRunner", True, False),
     ],
 )
 def test_an_engine_by_its_name(

@@ -49,7 +49,7 @@ def test_limits_are_told_times_the_number_of_worker_processes() -> None:
 def test_a_gpu_machine_has_one_process_whose_threads_share_the_model() -> None:
     text = plan_text(gpu_fleet(), FIFTY_MILLION, load_settings())
     assert line(text, "workers") == "50 processes, threads in each: 8"
-    assert "nvidia-tesla-t4" in line(text, "machines")
+    assert "nvidia-tesla-t4" in line(text, "machines") and "1 GPU" in line(text, "machines")
     assert line(text, "image") == options_of().image
     assert "--experiments=['no_use_multiple_sdk_containers']" in text
     assert "--project=my-project" in text
@@ -59,7 +59,7 @@ def test_a_machine_without_gpu_has_one_process_per_vcpu() -> None:
     chosen = options_of(machine_type="n2-standard-8", max_workers=3)
     made = dataflow.dataflow_options(chosen, OUTPUT, [], "cpu")
     fleet = dataflow_fleet(chosen, "cpu", made)
-    assert (fleet.all_processes, fleet.threads, fleet.gpus) == (24, 2, 0)
+    assert (fleet.all_processes, fleet.threads, fleet.gpu) == (24, 2, False)
 
 
 def test_the_estimate_is_the_measured_build_for_photographs_with_faces() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from facecap.pipeline.machines import GPUS, built_in_gpus, vcpus
+from facecap.pipeline.errors import UsageError
+from facecap.pipeline.machines import GPUS, built_in_gpus, check_machine, vcpus
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,13 @@ def test_every_gpus_default_machine_takes_it() -> None:
         assert gpu.machine_type.startswith(gpu.families)
         assert vcpus(gpu.machine_type)
         assert built_in_gpus(gpu.machine_type) in (None, 1)
+        check_machine(None, next(name for name in GPUS if GPUS[name] is gpu), 1, True)
+
+
+@pytest.mark.parametrize(
+    "machine_type", ["t2a-standard-4", "c4a-standard-8-lssd", "n4a-highmem-8", "a4x-highgpu-4g"]
+)
+def test_arm_is_refused(machine_type: str) -> None:
+    with pytest.raises(UsageError, match=r"^dataflow\.machine_type: .* ARM cores .*; give one"):
+        check_machine(machine_type, None, 1, uses_gpu=False)
+    check_machine("t2d-standard-4", None, 1, uses_gpu=False)

@@ -4,6 +4,7 @@ themselves are in tests/cluster; here a small program stands for Java."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -103,7 +104,8 @@ def test_workers_are_here_where_the_master_is(
     make: Callable[[str], PortableEngine], master: str, here: bool
 ) -> None:
     engine = make(master)
-    assert engine.workers_here == here and engine.replaces_workers
+    assert engine.workers_here == here
+    assert engine.replaces_workers == (engine.name == "spark")
     asked = (seen(engine)["environment_type"], seen(engine)["environment_config"])
     # A pool here has a port that is found when it starts.
     assert asked == ((None, None) if here else ("EXTERNAL", "localhost:50000"))
@@ -165,14 +167,15 @@ def test_python_processes_per_executor(
 
 
 def test_options_after_the_dashes_win() -> None:
+    boot = '{"command": "boot"}'
     for engine in (
         spark("local[2]", "--environment_type=LOOPBACK"),
-        flink("flink:8081", "--environment_type=PROCESS", "--environment_config={}"),
+        flink("flink:8081", "--environment_type=PROCESS", f"--environment_config={boot}"),
         prism_engine(PrismOptions(), ["--environment_type=DOCKER"]),
     ):
         assert seen(engine)["environment_type"] in ("LOOPBACK", "PROCESS", "DOCKER")
         assert not engine.workers_here, "no pool is started beside the user's own"
-        assert seen(engine)["environment_config"] in (None, "{}")
+        assert seen(engine)["environment_config"] in (None, boot)
     assert seen(flink("flink:8081", "--parallelism=40", workers=4))["parallelism"] == 40
     assert "--nosuch=1: Beam knows no such option" in refusal(spark, CLUSTER, "--nosuch=1")
 
@@ -333,3 +336,49 @@ def wait_for(happened: Callable[[], bool], seconds: float) -> None:
     while not happened():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--job_endpoint=localhost:1"], "--job_endpoint after --: facecap starts"),
+        (
+            ["--spark_master_url=spark://far:7"],
+            "--spark_master_url after --: use --spark-master",
+        ),
+        (["--sdk_worker_parallelism=3"], "--sdk_worker_parallelism after --: use --workers"),
+        (["--environment_type=FOO"], "--environment_type after --: choose one of EXTERNAL"),
+        (["--environment_type=PROCESS"], "--environment_config after --: PROCESS needs JSON"),
+        (["--environment_type=PROCESS", "--environment_config=x"], "PROCESS needs JSON"),
+    ],
+)
+def test_options_that_would_defeat_ours_are_refused(options: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        spark_engine("local[2]", SparkOptions(), None, 5, options)
+    assert words in str(refused.value)
+
+
+def test_an_environments_address_alone_means_a_pool_of_the_users() -> None:
+    engine = spark_engine("local[2]", SparkOptions(), None, 5, ["--environment_config=h:1"])
+    assert not engine.workers_here and "--environment_type=EXTERNAL" in engine.flags
+
+
+@pytest.mark.parametrize(
+    "master", ["spark://[x:7077", "spark://h:99999", "spark://h:0", "local[0]", "local[99999]"]
+)
+def test_masters_that_cannot_be_are_refused_in_one_line(master: str) -> None:
+    with pytest.raises(UsageError, match=r"^--spark-master"):
+        spark_engine(master, SparkOptions(), None, 5, [])
+
+
+def test_a_version_that_yaml_takes_for_a_number_is_one() -> None:
+    assert FlinkOptions.model_validate({"version": 1.19}).version == "1.19"
+
+
+def test_a_job_server_that_cannot_be_fetched_is_one_line(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:9/no.jar"
+    engine = spark_engine("local[2]", SparkOptions(job_server_jar=url), None, 5, [])
+    here = dataclasses.replace(engine, workers_here=False)
+    with pytest.raises(BuildFailed, match=r"could not be fetched .* by spark\.job_server_jar"):
+        with here.started(tmp_path / "run.log"):
+            pass

@@ -98,7 +98,7 @@ OTHER: dict[str, Any] = {
     "dataflow.disk_type": "pd-ssd",
     "dataflow.gpu_type": "nvidia-l4",
     "dataflow.gpu_count": 2,
-    "dataflow.gpu_driver": False,
+    "dataflow.gpu_driver": "580",
     "dataflow.service_account": "a@b.example",
     "dataflow.network": "net",
     "dataflow.subnetwork": "regions/us-east1/subnetworks/x",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from facecap.schemas.commit import CommitRecord, Counts
 from facecap.schemas.shard import SHARD_FILES, commit_file, shard_file
-from facecap.transforms.commit import attempt_file, commit, finish, read_record
+from facecap.transforms.commit import attempt_file, clear, commit, finish, read_record
 from facecap.transforms.store import Store
 
 
@@ -120,3 +121,76 @@ def test_a_record_under_another_number_is_refused(tmp_path: Path) -> None:
     store.create(commit_file(4), record.to_json())
     with pytest.raises(ValueError, match="record of shard 3"):
         read_record(store, 4)
+
+
+def test_an_attempt_that_is_cleared_away_cannot_be_committed(tmp_path: Path) -> None:
+    """A worker on another machine, whose lock nobody sees, is between two of its files."""
+    store = Store(tmp_path)
+    write_attempt(store, "000003-a", "one")
+    clear(store, "000003-a")
+    assert store.list("_attempts") == []
+    with store.write(attempt_file("000003-a", "rejects")) as file:
+        file.write(b"the last of its files")
+    record = CommitRecord(shard=3, attempt="000003-a", fingerprint="f", files={}, counts=Counts())
+    with pytest.raises(FileNotFoundError, match="cleared away by another run"):
+        commit(store, record)
+    assert read_record(store, 3) is None
+    other = write_attempt(store, "000003-b", "two")
+    assert commit(store, other) == other
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_clearing_and_committing_exclude_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """The clearing comes just before, or just after, the record is linked."""
+    store = Store(tmp_path)
+    record = write_attempt(store, "000003-a", "one")
+    link = os.link
+
+    def linked(*names: Path) -> None:
+        if committed:
+            link(*names)
+        clear(store, "000003-a")
+        if not committed:
+            link(*names)
+
+    monkeypatch.setattr(os, "link", linked)
+    if committed:
+        assert commit(store, record) == record
+        assert contents(store)["tar"] == "tar one"
+    else:
+        with pytest.raises(FileNotFoundError):
+            commit(store, record)
+        assert read_record(store, 3) is None
+    assert store.list("_attempts") == []
+
+
+def test_what_a_clearing_left_half_done_is_ended(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    lost, won = write_attempt(store, "000004-a", "x"), write_attempt(store, "000003-a", "one")
+    assert lost.attempt == "000004-a"
+    store.create(commit_file(3), won.to_json())
+    for attempt in ("000003-a", "000004-a"):
+        store.move(f"_attempts/{attempt}", f"_attempts/.{attempt}")
+        clear(store, f".{attempt}")
+    assert store.list("_attempts") == ["000003-a"], "it is committed: its files are to be moved"
+    finish(store, won)
+    assert contents(store)["tar"] == "tar one"
+
+
+def test_the_own_record_whose_answer_was_lost_is_a_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server repeats LINK and is told that the name exists."""
+    store = Store(tmp_path)
+    record = write_attempt(store, "000003-a", "one")
+    link = os.link
+
+    def linked(*names: Path) -> None:
+        link(*names)
+        link(*names)
+
+    monkeypatch.setattr(os, "link", linked)
+    assert commit(store, record) == record
+    assert contents(store)["tar"] == "tar one"

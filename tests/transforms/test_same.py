@@ -19,7 +19,9 @@ def test_this_process_is_like_itself() -> None:
 @pytest.mark.parametrize("name", ["facecap", "pillow", "python"])
 def test_another_version_is_named(name: str) -> None:
     other = {**versions(), name: "1.2.3"}
-    with pytest.raises(WorkerDiffers, match=rf"has {name} \S+, the launcher 1\.2\.3: give both one"):
+    with pytest.raises(
+        WorkerDiffers, match=rf"has {name} \S+, the launcher 1\.2\.3: give both one"
+    ):
         Expected(tuple(other.items())).check()
 
 

@@ -16,9 +16,16 @@ export SPARK_WORKER_PORT=7078
 # times as often, so both must have the value.
 timeout="-Dspark.worker.timeout=180"
 # A master that was restarted knows its workers and builds again; without this a build would wait
-# for executors for ever.
+# for executors for ever. The folder must be there and writable, else the master never serves; only
+# the master's host needs it.
+recovery_dir="${SPARK_RECOVERY_DIR:-/var/lib/spark/recovery}"
+mkdir -p "${recovery_dir}" 2> /dev/null || true
+if [[ ! -d ${recovery_dir} || ! -w ${recovery_dir} ]]; then
+  echo "spark-env.sh: a master needs ${recovery_dir}, which cannot be written: give it to Spark's" \
+    "user, or set SPARK_RECOVERY_DIR (a worker needs none)" >&2
+fi
 recovery="-Dspark.deploy.recoveryMode=FILESYSTEM"
-recovery+=" -Dspark.deploy.recoveryDirectory=${SPARK_RECOVERY_DIR:-/var/lib/spark/recovery}"
+recovery+=" -Dspark.deploy.recoveryDirectory=${recovery_dir}"
 export SPARK_MASTER_OPTS="${timeout} ${recovery}"
 # Each build leaves a copy of the job server's jar, 300 MB: away after a day.
 cleanup="-Dspark.worker.cleanup.enabled=true -Dspark.worker.cleanup.appDataTtl=86400"
