@@ -40,8 +40,8 @@ def make_engine(
         if value is not None and target.runner != runner:
             raise UsageError(f"{flag}: is for --runner {runner}, not {target.runner}")
     workers = settings.build.workers
+    on_gpu = "cuda" in (settings.detect.provider, settings.attributes.provider)
     if target.runner == "local":
-        on_gpu = "cuda" in (settings.detect.provider, settings.attributes.provider)
         return LocalEngine(local_workers(settings), extra, one_process=on_gpu)
     if target.runner == "spark":
         if target.spark_master is None:
@@ -56,5 +56,6 @@ def make_engine(
     if target.runner == "dataflow":
         if workers is not None:
             raise UsageError("--workers: is for this machine; set dataflow.workers")
-        return DataflowEngine(settings.dataflow, output, extra, settings.detect.provider)
+        provider = "cuda" if on_gpu else "cpu"
+        return DataflowEngine(settings.dataflow, output, extra, provider)
     raise UsageError(f"--runner {target.runner}: unknown")

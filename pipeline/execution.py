@@ -97,8 +97,7 @@ def execute(
             graph = _GraphThread(engine, options, add_graph, run)
             graph.start()
             try:
-                while graph.is_alive():
-                    graph.join(_POLL_S)
+                while not graph.ended.wait(_POLL_S):
                     progress = watch.look()
                     show(progress)
                     low = too_low(progress.attempted, progress.decoded, min_success_rate)
@@ -142,6 +141,8 @@ class _GraphThread(threading.Thread):
         super().__init__(name="facecap-graph", daemon=True)
         self._engine, self._options = engine, options
         self._add_graph, self._run = add_graph, run
+        # Not `is_alive`: a join that Ctrl-C interrupts marks a running thread as ended (3.11).
+        self.ended = threading.Event()
         self._cancelled = threading.Event()
         self._result: Any = None
         self.error: Exception | None = None
@@ -156,8 +157,8 @@ class _GraphThread(threading.Thread):
             asking.join(_CANCEL_S)
 
     def _ask_to_end(self) -> None:
-        while self._result is None and self.is_alive():
-            time.sleep(_POLL_S)
+        while self._result is None and not self.ended.wait(_POLL_S):
+            pass
         if self._result is not None:
             try:
                 self._result.cancel()
@@ -182,6 +183,7 @@ class _GraphThread(threading.Thread):
             self.error = error
         finally:
             worker.stop()
+            self.ended.set()
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ def asks_for_gpu(gpu_type: str | None, user: Mapping[str, Any], provider: str) -
     by_worker = bool(gpu_type or accelerators)
     if bool(gpu_type) + len(accelerators) > 1:
         raise UsageError(
-            "worker_accelerator after --: given twice, or beside dataflow.gpu_type; keep one of them"
+            "worker_accelerator after --: given twice, or beside dataflow.gpu_type; keep one"
         )
     if hints and by_worker:
         # Any hint turns on "right fitting", which takes no worker_accelerator:
