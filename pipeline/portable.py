@@ -13,11 +13,8 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +28,7 @@ from pydantic import field_validator
 
 from facecap.pipeline.beam_options import beam_options, given
 from facecap.pipeline.errors import BuildFailed, UsageError
+from facecap.pipeline.services import free_port, service
 from facecap.schemas.options import Options, run
 
 POOL_PORT = 50_000
@@ -49,28 +47,7 @@ _OURS = {
 }
 """Options of Beam's that would defeat ours: what to use instead."""
 
-_START_S = 120.0
 _KEEP_WORKERS_MS = 600_000
-_GUARD = """
-import os, signal, subprocess, sys, threading
-for stop in (signal.SIGINT, signal.SIGTERM): signal.signal(stop, signal.SIG_IGN)
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True,
-                         preexec_fn=lambda: [signal.signal(s, signal.SIG_DFL)
-                                             for s in (signal.SIGINT, signal.SIGTERM)])
-def ended():
-    child.wait()
-    try: os.killpg(child.pid, signal.SIGKILL)  # what it started must not outlive it
-    except OSError: pass
-    os._exit(1)
-threading.Thread(target=ended, daemon=True).start()
-os.read(0, 1)  # nothing ever comes: it returns when the parent closed its end, or died
-os.killpg(child.pid, signal.SIGTERM)
-try: child.wait(5)
-except subprocess.TimeoutExpired: pass
-try: os.killpg(child.pid, signal.SIGKILL)
-except ProcessLookupError: pass
-os._exit(0)
-"""
 
 
 class SparkOptions(Options):
@@ -128,10 +105,10 @@ class PortableEngine:
         with contextlib.ExitStack() as stack:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="facecap-job-"))
             if self.workers_here:
-                port = _free_port()
+                port = free_port()
                 pool = [sys.executable, "-m", "facecap.pipeline.cli", "worker-pool"]
                 pool += ["--port", str(port)]
-                stack.enter_context(_service(pool, port, "the worker pool", log))
+                stack.enter_context(service(pool, port, "the worker pool", log))
                 flags += ["--environment_type=EXTERNAL", f"--environment_config=localhost:{port}"]
             flags.append(f"--artifacts_dir={scratch}")
             server = self.job_server(beam_options(flags, self.extra))
@@ -146,7 +123,7 @@ class PortableEngine:
                     f"{self.name}.{setting}"
                 ) from error
             port = int(endpoint.rpartition(":")[2])
-            stack.enter_context(_service([str(part) for part in command], port, name, log))
+            stack.enter_context(service([str(part) for part in command], port, name, log))
             yield beam_options([*flags, f"--job_endpoint=localhost:{port}"], self.extra)
 
 
@@ -291,48 +268,3 @@ def _is_loopback(host: str | None) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host or "").is_loopback
     return False
-
-
-@contextlib.contextmanager
-def _service(command: list[str], port: int, name: str, log: Path) -> Iterator[None]:
-    """Run `command` until the block, or this process, ends; entered when it listens on `port` of
-    loopback. Raises BuildFailed."""
-    path = log.with_name(f"{log.stem}-{name.removeprefix('the ').replace(' ', '-')}.log")
-    with path.open("ab") as output:
-        guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARD, *command],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C is not meant for it
-        )
-    try:
-        deadline = time.monotonic() + _START_S
-        while not _listens(port):
-            if guard.poll() is not None or time.monotonic() > deadline:
-                raise BuildFailed(f"{name} did not start: {_reason(path)} (all of it: {path})")
-            time.sleep(0.1)
-        yield
-    finally:
-        assert guard.stdin is not None
-        guard.stdin.close()
-        guard.wait()
-
-
-def _reason(log: Path) -> str:
-    """The line that says most: of a Java trace the one that names the exception."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("at ", "..."))]
-    named = [line for line in lines if re.search(r"(Exception|Error)\b", line)]
-    return (named or lines or ["it said nothing"])[-1][:300]
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
-        return True
-    return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
+from facecap.transforms import object_store
 from facecap.transforms.object_store import (
     ObjectStore,
     StoreError,
@@ -128,3 +131,18 @@ def test_what_is_written_aside_is_sent_whole_or_not_at_all(bucket: ObjectStore) 
 
 def test_a_path_is_its_own_copy(tmp_path: Path) -> None:
     assert fetch_copy(str(tmp_path / "list.npy")) == tmp_path / "list.npy"
+
+
+def test_a_list_is_fetched_where_the_cache_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image has its models in the cache, and nobody may write there."""
+    (tmp_path / "models").write_bytes(b"no folder can be made below a file")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("FACECAP_CACHE", str(tmp_path / "models"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    fsspec.filesystem("memory").pipe_file("/lists/urls-0123.npy", b"digests")
+    path = object_store.fetch_copy("memory://lists/urls-0123.npy")
+    assert path.read_bytes() == b"digests"
+    assert path.is_relative_to(tmp_path / "temporary")
+    assert (path.parent.stat().st_mode & 0o77) == 0, "the user's own"
