@@ -30,7 +30,7 @@ test-cluster: $(VENV)/.ready-cluster
 	tests/cluster/fetch_tools.sh
 	$(BIN)/facecap models fetch mtcnn
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/cluster tests/deploy \
-		tests/pipeline/test_dataflow_job.py tests/pipeline/test_dataflow.py -m "cluster or not long"
+		tests/pipeline/test_dataflow_job.py tests/pipeline/test_dataflow.py -m "not long"
 
 # Coverage-guided fuzzing of the decoding (or of headers), from the kept corpus on:
 # `make fuzz FUZZ_SECONDS=3600 FUZZ_TARGET=headers`. A failing input stays in build/fuzz.
