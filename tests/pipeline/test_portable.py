@@ -3,10 +3,8 @@ themselves are in tests/cluster; here a small program stands for Java."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from facecap.pipeline.portable import (
     prism_engine,
     spark_engine,
 )
+from tests.processes import listens
 
 CLUSTER = "spark://host:7077"
 
@@ -212,13 +211,6 @@ def test_the_job_server_and_the_pool_run_while_the_block_does(tmp_path: Path) ->
     assert "'-Dspark.ui.enabled=false'" in said and f"'-jar', '{jar}'" in said
     assert "'--spark-master-url', 'local[2]'" in said
     assert "worker pool on 127.0.0.1" in (tmp_path / "run-worker-pool.log").read_text()
-
-
-def listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
-        return True
-    return False
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from facecap.pipeline.errors import BuildFailed
 from facecap.pipeline.services import _reason, service
-from tests.pipeline.test_portable import listens
+from tests.processes import listens, running, wait_for
 
 TOY = """
 import os, signal, socket, subprocess, sys, time
@@ -111,19 +109,3 @@ def test_the_reason_is_the_line_that_names_the_exception(tmp_path: Path) -> None
     assert _reason(log) == "Caused by: java.net.BindException: Address already in use"
     log.write_text("one\n\nUnable to access jarfile x.jar \n\tat the end\n")
     assert _reason(log) == "Unable to access jarfile x.jar"
-
-
-def running(pid: int) -> bool:
-    """A zombie has ended: whose child it was has not looked yet, or is gone."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
-
-
-def wait_for(happened: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
-        time.sleep(0.05)

@@ -17,7 +17,7 @@ import pytest
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.utils import thread_pool_executor
 
-from tests.pipeline.test_portable import listens, running, wait_for
+from tests.processes import listens, running, wait_for
 
 
 class Pool:
