@@ -103,9 +103,9 @@ def execute(
                     low = too_low(progress.attempted, progress.decoded, min_success_rate)
                     if low:
                         raise SuccessRateTooLow(low)
-            except BaseException:
-                graph.cancel()
-                raise
+            finally:
+                if not graph.ended.is_set():
+                    graph.cancel()
         except KeyboardInterrupt:
             raise Interrupted from None
         except OSError as error:
