@@ -1,4 +1,4 @@
-"""The caption grammar: loads and checks the data file, and draws phrases from it.
+"""Reads a caption grammar from its data file, and checks it whole: a fault names the rule.
 
 The file's format is explained at the top of grammars/default.yaml.
 """
@@ -7,161 +7,41 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
+from facecap.transforms.grammar_checks import (
+    PEOPLE,
+    GrammarError,
+    check_frames,
+    check_labels,
+    check_rules,
+    check_topics,
+)
+from facecap.transforms.grammar_model import Grammar
+from facecap.transforms.grammar_rules import (
+    GROUPING,
+    KINDS,
+    MARK,
+    SLOT,
+    SYMBOL,
+    Alternative,
+    Person,
+    Phrase,
+)
+
+__all__ = ["DEFAULT_GRAMMAR", "Grammar", "GrammarError", "load_grammar", "parse_grammar"]
+
 DEFAULT_GRAMMAR = Path(__file__).parent / "grammars" / "default.yaml"
 
-KINDS = ("has", "is", "does", "wears", "clause", "sentence")
-"""The rules that phrases are drawn from."""
-
-FRAMES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    name: (frozenset(required), frozenset(optional))
-    for name, required, optional in (
-        ("say_has", ["list"], []),
-        ("say_has_again", ["list"], []),
-        ("say_is", ["list"], []),
-        ("say_wears", ["list"], []),
-        ("join", ["one", "two"], []),
-        ("join_long", ["one", "two"], []),
-        ("join_clause", ["one", "two"], []),
-        ("first", ["noun"], ["phrases", "with"]),
-        ("later", ["phrases"], []),
-        ("bare", ["noun"], []),
-    )
-}
-"""The rules that phrases are put together by: the holes each must have, and those it may have."""
-
-MARK = re.compile(r"\[(\w+):([^\[\]]+)\]")
-SLOT = re.compile(r"\{(\w+)\}")
-SYMBOL = re.compile(r"<(\w+)>")
-
-T = TypeVar("T")
-
-
-class GrammarError(ValueError):
-    """The grammar file cannot be used; the message names the file and the rule."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """One right-hand side of a rule."""
-
-    text: str
-    weight: float
-    labels: frozenset[str]
-    symbols: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """The words for the person; `plural` is the number of the verb after `they`."""
-
-    noun: str
-    they: str
-    their: str
-    plural: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Phrase:
-    """A drawn phrase: its kind, its text with marks and slots in it, and the labels it states."""
-
-    kind: str
-    text: str
-    labels: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Grammar:
-    """A checked grammar. `sha256` is the hash of its file."""
-
-    sha256: str
-    verbs: Mapping[str, str]
-    people: Mapping[str, Person]
-    topics: Mapping[str, tuple[str, ...]]
-    conflicts: tuple[tuple[str, ...], ...]
-    rules: Mapping[str, tuple[Alternative, ...]]
-
-    @property
-    def labels(self) -> frozenset[str]:
-        """The labels it can say of a face; Male is said by the noun."""
-        return frozenset(label for topic in self.topics.values() for label in topic)
-
-    def draw_phrase(self, labels: Collection[str], rng: random.Random) -> Phrase:
-        """A phrase of any kind about some of `labels`, none of which the file lacks."""
-        usable = [
-            (kind, alternative, size)
-            for kind in KINDS
-            for alternative in self.rules[kind]
-            if (size := self._size(alternative, labels)) is not None
-        ]
-        largest = max(size for _, _, size in usable)
-        best = [(kind, alternative) for kind, alternative, size in usable if size == largest]
-        kind, alternative = pick(best, [a.weight for _, a in best], rng)
-        text = self._expand(alternative, labels, rng)
-        return Phrase(kind, text, frozenset(label for label, _ in MARK.findall(text)))
-
-    def draw_frame(
-        self, rule: str, rng: random.Random, shapes: Collection[Collection[str]] = ((),)
-    ) -> str:
-        """An alternative of a FRAMES rule, of which it has exactly those of the holes phrases and
-        with that one of `shapes` names."""
-        wanted = [set(shape) for shape in shapes]
-        usable = [a for a in self.rules[rule] if _shape(a) in wanted]
-        return self._expand(pick(usable, [a.weight for a in usable], rng), (), rng)
-
-    def realisations(self) -> dict[str, set[str]]:
-        """The words by which each label is said; Male is said by `people.man`."""
-        wordings: dict[str, set[str]] = {}
-        for alternatives in self.rules.values():
-            for alternative in alternatives:
-                for label, words in MARK.findall(alternative.text):
-                    wordings.setdefault(label, set()).add(words)
-        return wordings
-
-    def _size(self, alternative: Alternative, labels: Collection[str]) -> int | None:
-        """The most labels of `labels` it can state; None where it needs others."""
-        if any(label not in labels for label in alternative.labels):
-            return None
-        size = len(alternative.labels)
-        for symbol in alternative.symbols:
-            sizes = [self._size(a, labels) for a in self.rules[symbol]]
-            usable = [s for s in sizes if s is not None]
-            if not usable:
-                return None
-            size += max(usable)
-        return size
-
-    def _expand(self, alternative: Alternative, labels: Collection[str], rng: random.Random) -> str:
-        def expand(match: re.Match[str]) -> str:
-            sized = [(a, self._size(a, labels)) for a in self.rules[match[1]]]
-            largest = max(size for _, size in sized if size is not None)
-            best = [a for a, size in sized if size == largest]
-            return self._expand(pick(best, [a.weight for a in best], rng), labels, rng)
-
-        return SYMBOL.sub(expand, alternative.text)
-
-
-def _shape(alternative: Alternative) -> set[str]:
-    return {"phrases", "with"} & set(SLOT.findall(alternative.text))
-
-
-def pick(items: Sequence[T], weights: Sequence[float], rng: random.Random) -> T:
-    """One of `items` by weight. Only `rng.random()` is used: of all of `random`, its sequence
-    alone is promised to stay the same over Python versions."""
-    point = rng.random() * math.fsum(weights)
-    for item, weight in zip(items, weights, strict=True):
-        point -= weight
-        if point < 0:
-            return item
-    return items[-1]
+MAX_PHRASES = 20_000
+"""More than this take too long to look through."""
 
 
 def load_grammar(path: str | Path | None = None) -> Grammar:
@@ -186,7 +66,7 @@ def load_grammar(path: str | Path | None = None) -> Grammar:
 
 def parse_grammar(data: Any, sha256: str = "") -> Grammar:
     """A checked grammar from the file's content; raises `GrammarError` naming the rule."""
-    sections = ("verbs", "people", "topics", "conflicts", "rules")
+    sections = ("verbs", "people", "topics", "conflicts", "together", "avoid", "rules")
     if not isinstance(data, dict) or set(data) != set(sections):
         raise GrammarError(f"must have exactly the sections {', '.join(sections)}")
     for name in ("verbs", "people", "topics", "rules"):
@@ -198,15 +78,21 @@ def parse_grammar(data: Any, sha256: str = "") -> Grammar:
         people=_people(data["people"]),
         topics={str(k): _names(f"topics.{k}", v) for k, v in data["topics"].items()},
         conflicts=tuple(_names("conflicts", line) for line in data["conflicts"] or ()),
+        together=tuple(frozenset(_names("together", line)) for line in data["together"] or ()),
+        avoid=tuple(_pattern(pattern) for pattern in data["avoid"] or ()),
         rules={str(name): _alternatives(str(name), v) for name, v in data["rules"].items()},
+        phrases={},
     )
-    _check_rules(grammar)
-    _check_labels(grammar)
+    check_rules(grammar)
+    check_topics(grammar)
+    grammar = replace(grammar, phrases=_phrases(grammar))
+    check_labels(grammar)
+    check_frames(grammar)
     return grammar
 
 
 def _people(data: dict[Any, Any]) -> dict[str, Person]:
-    if set(data) != {"man", "woman", "person"}:
+    if set(data) != set(PEOPLE):
         raise GrammarError("people: must be man, woman and person")
     people = {}
     for name, words in data.items():
@@ -221,8 +107,15 @@ def _people(data: dict[Any, Any]) -> dict[str, Person]:
 
 def _names(where: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
-        raise GrammarError(f"{where}: must be a list of labels")
+        raise GrammarError(f"{where}: must be a list of names")
     return tuple(value)
+
+
+def _pattern(value: Any) -> re.Pattern[str]:
+    try:
+        return re.compile(value)
+    except (re.error, TypeError) as error:
+        raise GrammarError(f"avoid: {value!r} is no regular expression: {error}") from None
 
 
 def _alternatives(rule: str, value: Any) -> tuple[Alternative, ...]:
@@ -232,82 +125,72 @@ def _alternatives(rule: str, value: Any) -> tuple[Alternative, ...]:
 
 
 def _alternative(rule: str, item: Any) -> Alternative:
-    if isinstance(item, dict) and set(item) <= {"say", "weight"}:
-        text, weight = item.get("say"), item.get("weight", 1)
-    else:
-        text, weight = item, 1
-    if not isinstance(text, str) or not text.strip():
-        raise GrammarError(f"rule {rule}: {item!r} is neither a text nor {{say, weight}}")
+    entry = item if isinstance(item, dict) else {"say": item}
+    text, weight = entry.get("say"), entry.get("weight", 1)
+    known = {"say", "weight", "people", "topics", "hedge", "many"}
+    if not set(entry) <= known or not isinstance(text, str) or not text.strip():
+        raise GrammarError(f"rule {rule}: {item!r} is neither a text nor {{say, weight, ...}}")
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
         raise GrammarError(f"rule {rule}: the weight of {text!r} must be a positive number")
     if re.search(r"[\[\]{}<>]", SYMBOL.sub("", SLOT.sub("", MARK.sub(r"\2", text)))):
         raise GrammarError(f"rule {rule}: unbalanced or unknown brackets in {text!r}")
     marks = MARK.findall(text)
     labels = [label for label, _ in marks]
-    if len(set(labels)) < len(labels) or any(re.search("[<{]", words) for _, words in marks):
+    if len(set(labels)) < len(labels) or any("<" in words for _, words in marks):
         raise GrammarError(f"rule {rule}: {text!r} states a label twice, or not by plain words")
     if text != " ".join(text.split()):
         raise GrammarError(f"rule {rule}: needless spaces in {text!r}")
-    return Alternative(text, float(weight), frozenset(labels), tuple(SYMBOL.findall(text)))
+    only = {
+        key: frozenset(_names(f"rule {rule}: {key} of {text!r}", entry[key]))
+        for key in ("people", "topics")
+        if key in entry
+    }
+    hedge = entry.get("hedge", "")
+    if hedge not in ("", "self", "never"):
+        raise GrammarError(f"rule {rule}: hedge of {text!r} must be self or never")
+    many = entry.get("many", False)
+    if not isinstance(many, bool):
+        raise GrammarError(f"rule {rule}: many of {text!r} must be true or false")
+    return Alternative(text, float(weight), hedge=hedge, many=many, **only)
 
 
-def _check_rules(grammar: Grammar) -> None:
-    """Symbols, slots and holes: all defined, all reachable, none in a circle."""
-    rules = grammar.rules
-    for root in (*KINDS, *FRAMES):
-        if root not in rules:
-            raise GrammarError(f"rule {root}: is missing")
-    words = {"they", "their", "noun", "a", *grammar.verbs}
-    states: dict[str, frozenset[str]] = {}
-
-    def visit(rule: str, trail: tuple[str, ...]) -> frozenset[str]:
-        """The labels that `rule` can state."""
-        if rule in trail:
-            raise GrammarError(f"rule {rule}: is made of itself ({' > '.join((*trail, rule))})")
-        if rule in states:
-            return states[rule]
-        found: set[str] = set()
-        for alternative in rules[rule]:
-            said = set(alternative.labels)
-            for symbol in alternative.symbols:
-                if symbol not in rules:
-                    raise GrammarError(f"rule {rule}: <{symbol}> is not defined")
-                below = visit(symbol, (*trail, rule))
-                if said & below:
-                    raise GrammarError(f"rule {rule}: {alternative.text!r} may state a label twice")
-                said |= below
-            required, optional = FRAMES.get(rule, (frozenset(), frozenset()))
-            slots = SLOT.findall(alternative.text)
-            if unknown := set(slots) - words - required - optional:
-                raise GrammarError(f"rule {rule}: unknown slot {{{min(unknown)}}}")
-            if missing := required - set(slots):
-                raise GrammarError(f"rule {rule}: {alternative.text!r} lacks {{{min(missing)}}}")
-            if rule in FRAMES and said:
-                raise GrammarError(f"rule {rule}: {alternative.text!r} must not state a label")
-            if rule in KINDS and not said:
-                raise GrammarError(f"rule {rule}: {alternative.text!r} states no label")
-            found |= said
-        states[rule] = frozenset(found)
-        return states[rule]
-
-    for root in (*KINDS, *FRAMES):
-        visit(root, ())
-    if unreachable := sorted(set(rules) - set(states)):
-        raise GrammarError(f"rule {unreachable[0]}: is never used")
-    if {"phrases"} not in map(_shape, rules["first"]):
-        raise GrammarError("rule first: needs an alternative with {phrases} and without {with}")
+def _phrases(grammar: Grammar) -> Mapping[str, tuple[Phrase, ...]]:
+    """Every phrase of every kind, by the topic of the label that it states first."""
+    topic_of = {label: name for name, topic in grammar.topics.items() for label in topic}
+    found: dict[str, list[Phrase]] = {name: [] for name in grammar.topics}
+    count = 0
+    for kind in KINDS:
+        for alternative in grammar.rules[kind]:
+            for whole in _expansions(grammar, alternative):
+                labels = [label for label, _ in MARK.findall(whole.text)]
+                weight = whole.weight * GROUPING ** (len(labels) - 1)
+                found[topic_of[labels[0]]].append(
+                    Phrase(kind, whole.text, frozenset(labels), weight, whole.people, whole.hedge)
+                )
+                count += 1
+                if count > MAX_PHRASES:
+                    raise GrammarError(f"rule {kind}: over {MAX_PHRASES} phrases")
+    return {name: tuple(phrases) for name, phrases in found.items()}
 
 
-def _check_labels(grammar: Grammar) -> None:
-    """Every label of the topics can be said alone, and no others are."""
-    listed = [label for topic in grammar.topics.values() for label in topic]
-    for label in listed:
-        if listed.count(label) > 1:
-            raise GrammarError(f"topics: {label} is in more than one place")
-        if not any(grammar._size(a, (label,)) is not None for k in KINDS for a in grammar.rules[k]):
-            raise GrammarError(f"topics: no rule can say {label} by itself")
-    if homeless := sorted(grammar.realisations().keys() - set(listed)):
-        raise GrammarError(f"topics: {homeless[0]} is said by a rule but is in no topic")
-    for line in grammar.conflicts:
-        if unknown := set(line) - set(listed):
-            raise GrammarError(f"conflicts: {min(unknown)} is in no topic")
+def _expansions(grammar: Grammar, alternative: Alternative) -> Iterator[Alternative]:
+    """Every text without symbols that it stands for, as an alternative of its own."""
+    choices = [
+        [below for a in grammar.rules[symbol] for below in _expansions(grammar, a)]
+        for symbol in alternative.symbols
+    ]
+    for chosen in product(*choices):
+        parts = (alternative, *chosen)
+        limits = [part.people for part in parts if part.people]
+        people = frozenset.intersection(*limits) if limits else frozenset()
+        if limits and not people:
+            continue
+        text = alternative.text
+        for symbol, part in zip(alternative.symbols, chosen, strict=True):
+            text = text.replace(f"<{symbol}>", part.text, 1)
+        yield Alternative(
+            text,
+            math.prod(part.weight for part in parts),
+            people,
+            hedge=max(part.hedge for part in parts),
+        )

@@ -1,5 +1,4 @@
 import copy
-import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from facecap.transforms.grammar import (
     GrammarError,
     load_grammar,
     parse_grammar,
-    pick,
 )
 
 DATA = yaml.safe_load(DEFAULT_GRAMMAR.read_text(encoding="utf-8"))
@@ -60,15 +58,65 @@ def test_no_two_labels_share_a_wording() -> None:
         (lambda d: d["rules"]["is"].append("[Bald:a] [Bald:b]"), "rule is: .* twice"),
         (lambda d: d["rules"]["is"].append("<colour> [Black_Hair:b]"), "rule is: .* twice"),
         (lambda d: d["rules"]["hair"].append("<hair>"), "rule hair: is made of itself"),
-        (lambda d: d["rules"].pop("join"), "rule join: is missing"),
-        (lambda d: d["rules"].update(join=["{one}"]), "rule join: '{one}' lacks {two}"),
-        (lambda d: d["rules"].update(bare=["{noun} [Bald:b]"]), "rule bare: .* not state"),
-        (lambda d: d["rules"].update(first=["{noun} {with}"]), "rule first: needs"),
-        (lambda d: d["topics"]["person"].append("Bald"), "topics: Bald is in more"),
-        (lambda d: d["topics"]["person"].append("Tall"), "topics: no rule can say Tall"),
-        (lambda d: d["topics"].pop("worn"), "topics: Eyeglasses is said by a rule but"),
+        (lambda d: d["rules"].pop("pair"), "rule pair: is missing"),
+        (lambda d: d["rules"].update(pair=["{one}"]), "rule pair: '{one}' lacks {two}"),
+        (lambda d: d["rules"].update(camera=["[Bald:b]"]), "rule camera: .* not state"),
+        (lambda d: d["rules"]["is"].append("[Bald:{they}]"), "rule is: {they} is no verb"),
+        (lambda d: d["rules"]["is"].append({"say": "[Bald:x]", "people": "man"}), "list of names"),
+        (
+            lambda d: d["rules"]["is"].append({"say": "[Bald:x]", "people": ["boy"]}),
+            "rule is: .* unknown people, boy",
+        ),
+        (
+            lambda d: d["rules"]["later"].append({"say": "{has}", "topics": ["feet"]}),
+            "rule later: .* unknown topic, feet",
+        ),
+        (
+            lambda d: d["rules"]["is"].append({"say": "[Bald:x]", "topics": ["beard"]}),
+            "rule is: .* no place for phrases",
+        ),
+        (
+            lambda d: d["rules"]["is"].append({"say": "[Bald:x]", "hedge": "yes"}),
+            "rule is: hedge of .* must be self or never",
+        ),
+        (
+            lambda d: d["rules"]["vp"].append({"say": "{have} {has}", "many": "yes"}),
+            "rule vp: many of .* must be true or false",
+        ),
+        (
+            lambda d: d["rules"]["vp"].append(
+                {"say": "{have} {has} {wears} {does} {is}", "people": ["man"]}
+            ),
+            "rule vp: .* can never be used",
+        ),
+        (
+            lambda d: d["rules"]["opening"].append("{a} {noun} with {has} {absolute} {wears} {is}"),
+            "rule opening: .* can never be used",
+        ),
+        (lambda d: d["rules"].update(later=["{they} {vp}"]), "rule later: .*{clause} alone"),
+        (
+            lambda d: d["rules"].update(first=["the {noun} {vp}", "{clause}"]),
+            "rule first: .*{clause} alone .* speaks of the {picture}",
+        ),
+        (
+            lambda d: d["rules"].update(opening=["<shows> {a} {noun} with {has}"]),
+            "rule opening: needs an alternative with {picture}",
+        ),
+        (lambda d: d["topics"]["elementary"].append("Bald"), "topics: Bald is in more"),
+        (lambda d: d["topics"]["elementary"].append("Tall"), "topics: no rule can say Tall of a"),
+        (lambda d: d["topics"].pop("photograph"), "topics: Blurry is said by a rule but"),
+        (
+            lambda d: d["rules"]["is"].remove(
+                {"say": "[No_Beard:without] {a} beard", "weight": 0.3}
+            ),
+            "topics: No_Beard of a woman cannot be hedged",
+        ),
         (lambda d: d["conflicts"].append(["Bald", "Tall"]), "conflicts: Tall"),
-        (lambda d: d["people"].pop("woman"), "people"),
+        (lambda d: d["together"].append(["Bald", "Tall"]), "together: Tall"),
+        (lambda d: d["avoid"].append("(a"), r"avoid: '\(a' is no regular expression"),
+        (lambda d: d["people"].pop("woman"), "people: must be"),
+        (lambda d: d["people"]["man"].update(plural="no"), "people.man.plural"),
+        (lambda d: d["people"]["man"].pop("they"), "people.man: must have"),
     ],
 )
 def test_a_fault_is_named(change, message: str) -> None:
@@ -93,14 +141,25 @@ def test_the_hash_follows_the_file(tmp_path: Path) -> None:
     assert load_grammar(copied).sha256 != load_grammar().sha256
 
 
-def test_pick_follows_the_weights() -> None:
-    rng = random.Random(0)
-    drawn = [pick("ab", (3, 1), rng) for _ in range(4000)]
-    assert 0.72 < drawn.count("a") / 4000 < 0.78
+def test_phrases_are_weighted_by_their_rules() -> None:
+    phrases = {p.text: p for p in load_grammar().phrases["hairstyle"]}
+    one, two = phrases["[Wavy_Hair:wavy] hair"], phrases["[Wavy_Hair:wavy] [Brown_Hair:brown] hair"]
+    assert two.labels == {"Wavy_Hair", "Brown_Hair"} and two.weight == 3 * one.weight
 
 
-def test_the_phrase_that_states_most_is_preferred() -> None:
-    grammar = load_grammar()
-    for seed in range(50):
-        phrase = grammar.draw_phrase({"Wavy_Hair", "Brown_Hair", "Bangs"}, random.Random(seed))
-        assert phrase.labels == {"Wavy_Hair", "Brown_Hair", "Bangs"}
+def test_people_pass_down_to_phrases() -> None:
+    (pair,) = [
+        phrase
+        for phrase in load_grammar().phrases["facial_features"]
+        if phrase.text == "[Smiling:smiling], [No_Beard:clean-shaven]"
+    ]
+    assert pair.kind == "adjective" and pair.people == {"man", "person"}
+
+
+def test_too_many_phrases_are_refused() -> None:
+    def change(data: dict) -> None:
+        data["rules"]["word"] = [f"word{i}" for i in range(150)]
+        data["rules"]["is"].append("[Bald:bald] <word> <word>")
+
+    with pytest.raises(GrammarError, match="rule is: over 20000 phrases"):
+        parse_grammar(changed(change))
