@@ -1,0 +1,1 @@
+"""Rewriting captions by an LLM: prompts, the servers and models that answer them, the checker."""
