@@ -10,7 +10,7 @@ PEERS := benchmarks/.venv-peers
 PEERS_READY := $(PEERS)/.ready
 
 # FACECAP_TEST_DATA and FACECAP_TEST_MODELS name folders with the optional test images and models.
-.PHONY: demo test test-all test-cluster lint bench fuzz clean
+.PHONY: demo test test-all test-cluster test-torch lint bench fuzz clean
 
 demo: $(DEMO_READY)
 	$(BIN)/facecap models fetch mtcnn
@@ -31,6 +31,13 @@ test-cluster: $(VENV)/.ready-cluster
 	$(BIN)/facecap models fetch mtcnn
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/cluster tests/deploy \
 		tests/pipeline/test_dataflow_job.py tests/pipeline/test_dataflow.py -m "not long"
+
+# What needs torch: training, and rewriting by a model in this process. In an environment of its own:
+# where torch is installed every worker imports it.
+TORCH := .venv-torch
+test-torch:
+	$(MAKE) VENV=$(TORCH) $(TORCH)/.ready-torch
+	$(TORCH)/bin/python -m pytest tests/training tests/transforms/rewrite
 
 # Coverage-guided fuzzing of the decoding (or of headers), from the kept corpus on:
 # `make fuzz FUZZ_SECONDS=3600 FUZZ_TARGET=headers`. A failing input stays in build/fuzz.
@@ -54,7 +61,7 @@ bench: $(DEMO_READY) $(PEERS_READY)
 	$(BIN)/python -m benchmarks.bench $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(PEERS) demo-out
+	rm -rf $(VENV) $(PEERS) $(TORCH) demo-out
 
 # uv when it is there (seconds), else venv and pip (a minute or two).
 $(VENV)/.ready-%: pyproject.toml constraints.txt

@@ -27,8 +27,10 @@ from facecap.pipeline.execution import execute
 from facecap.pipeline.local import LocalEngine
 from facecap.pipeline.plan import Plan, make_plan, read_footers
 from facecap.pipeline.settings import Settings
+from facecap.schemas.captions import Caption
 from facecap.schemas.sample import Crop, Face, ImageInfo, Sample, SampleBatch
 from facecap.transforms import coders as _coders  # noqa: F401 - registers SampleBatch's coder
+from facecap.transforms.caption_columns import CaptionConfig
 from facecap.transforms.download import Download, DownloadOptions
 from facecap.transforms.read_rows import BATCH_SIZE, ReadRows
 from facecap.transforms.store import Store
@@ -96,8 +98,7 @@ def _body_as_face(sample: Sample) -> Sample:
         landmarks=(_ORIGIN, _ORIGIN, _ORIGIN, _ORIGIN, _ORIGIN),
         crop=crop,
         probabilities=_PROBABILITIES,
-        raw_caption="",
-        caption="",
+        captions=(Caption("", (), "person"),),
     )
     return replace(sample, image=ImageInfo("", 0, 0), faces=(face,))
 
@@ -115,7 +116,9 @@ def run(list_path: str | Path, output: str | Path, workers: int) -> Result:
         allow_private_hosts=_hosts(plan),
         per_host=settings.download.concurrency,
     )
-    write = WriteConfig(str(store.root), "fetch-only", plan.extra, "{}", 0, settings.decode)
+    write = WriteConfig(
+        str(store.root), "fetch-only", plan.extra, "{}", 0, settings.decode, CaptionConfig()
+    )
 
     def add_graph(pipeline: beam.Pipeline, run: Run) -> beam.PCollection:
         return (

@@ -235,6 +235,7 @@ def _run(
     screen.stop()
     records = read_records(store, build_file)
     total = Counts.total(r.counts for r in records.values())
+    screen.captions(record.captions for record in records.values())
     screen.summary(total, build_file, len(records), str(store))
     if isinstance(stopped, BuildFailed):
         raise stopped

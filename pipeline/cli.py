@@ -229,16 +229,10 @@ def _request(
 @app.command("verify")
 def verify_command(output: OutputFolder) -> None:
     """Check every hash, count and balance of a dataset; exit code 1 when something is wrong."""
-    from facecap.pipeline.output import lock, read_build_file
+    from facecap.pipeline.output import lock, open_dataset, read_build_file
     from facecap.pipeline.verify import verify
-    from facecap.transforms.object_store import StoreError, open_store
 
-    try:
-        store = open_store(output)
-    except StoreError as error:
-        raise UsageError(str(error)) from None
-    if not store.is_remote and not store.root.is_dir():
-        raise UsageError(f"{output}: no such folder")
+    store = open_dataset(output)
     with _storage_errors(output), lock(store, exclusive=True):
         faults = 0
         for fault in verify(store):
@@ -248,6 +242,37 @@ def verify_command(output: OutputFolder) -> None:
             typer.echo(f"{faults} faults", err=True)
             raise typer.Exit(EXIT_FAILED)
         typer.echo(f"sound: {read_build_file(store).shards} shards")
+
+
+@app.command("recaption", context_settings=BEAM_OPTIONS)
+def recaption_command(
+    context: typer.Context,
+    output: OutputFolder,
+    config: Config = None,
+    set_: Set = None,
+    shards: Annotated[
+        str | None, typer.Option(metavar="3,7-9", help="Only these shards; the rest elsewhere.")
+    ] = None,
+    runner: Where = Runner.LOCAL,
+    spark_master: SparkMaster = None,
+    flink_master: FlinkMaster = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make the captions of a finished dataset anew, from its metadata: other words, or an LLM's.
+
+    Settings are those of the build, but for what caption.*, rewrite.* and attributes.minors say.
+    The same command continues what was stopped; several machines may share one dataset."""
+    from facecap.pipeline.engines import Target
+    from facecap.pipeline.recaption import RecaptionRequest, parse_shards, recaption
+    from facecap.pipeline.terminal import Screen
+
+    target = Target(runner, spark_master, flink_master)
+    overrides = _overrides(set_, workers)
+    chosen = parse_shards(shards)
+    request = RecaptionRequest(output, config, overrides, chosen, context.args, target)
+    with _storage_errors(output):
+        raise typer.Exit(recaption(request, Screen(quiet=quiet)))
 
 
 @models_app.command("list")

@@ -42,7 +42,9 @@ def make_engine(
     workers = settings.build.workers
     on_gpu = "cuda" in (settings.detect.provider, settings.attributes.provider)
     if target.runner == "local":
-        return LocalEngine(local_workers(settings), extra, one_process=on_gpu)
+        # A language model fills a device, or a machine's memory.
+        one_process = on_gpu or settings.rewrite.backend == "transformers"
+        return LocalEngine(local_workers(settings), extra, one_process=one_process)
     if target.runner == "spark":
         if target.spark_master is None:
             raise UsageError("--spark-master: not given; write spark://HOST:PORT or local[*]")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -24,11 +25,18 @@ from facecap.pipeline.output import LOGS, PROGRESS
 from facecap.pipeline.terminal import Progress
 from facecap.pipeline.watch import WatchCommits, WatchWorkers
 from facecap.transforms import worker
+from facecap.transforms.rewrite.chat_errors import ServerRefuses
+from facecap.transforms.rewrite.engine import Unanswered
+from facecap.transforms.rewrite.local_model import LocalModelError
 from facecap.transforms.same import Expected
 from facecap.transforms.store import DiskFailed, Store
 
 ATTEMPTED_BEFORE_JUDGING = 2_000
 """`build.min_success_rate` is looked at only after this many rows."""
+
+_IN_WORDS = (DiskFailed, LocalModelError, ServerRefuses, Unanswered)
+_SAID_IN_WORDS = re.compile(f"(?:{'|'.join(error.__name__ for error in _IN_WORDS)}): ")
+"""Errors of a stage whose message is for whoever launched: what to mend."""
 
 _POLL_S = 0.25
 _CANCEL_S = 120.0
@@ -228,7 +236,6 @@ def _in_words(error: BaseException) -> str:
     last = lines[-1].strip() if lines else "no message"
     for line in [f"{type(error).__name__}: {last}", *lines]:
         # Under its type's name, with the step appended, as the runner hands exceptions on.
-        _, found, message = line.partition(f"{DiskFailed.__name__}: ")
-        if found:
-            return message.partition(" [while running")[0]
+        if said := _SAID_IN_WORDS.search(line):
+            return line[said.end() :].partition(" [while running")[0]
     return f"{type(error).__name__}: {last}"

@@ -12,6 +12,7 @@ from facecap.pipeline.output import BuildFile
 from facecap.pipeline.plan import Plan
 from facecap.pipeline.settings import Settings
 from facecap.pipeline.tar_input import TarPlan
+from facecap.pipeline.words import load_words
 from facecap.schemas.shard import ShardSpec
 from facecap.transforms import coders as _coders  # noqa: F401 - registers SampleBatch's coder
 from facecap.transforms.classify_attributes import ClassifyAttributes
@@ -21,6 +22,7 @@ from facecap.transforms.detect import Detect, batch_size
 from facecap.transforms.download import Download
 from facecap.transforms.read_rows import ReadRows
 from facecap.transforms.read_tars import ReadTars
+from facecap.transforms.rewrite_caption import RewriteCaption
 from facecap.transforms.screen import ScreenBodies, ScreenConfig, ScreenRows
 from facecap.transforms.worker import Run
 from facecap.transforms.write_shard import WriteConfig, WriteShard
@@ -38,6 +40,9 @@ def add_graph(
 ) -> beam.PCollection:
     """Everything between the Reshuffle and the statistics fuses into one stage: image bytes
     never cross a stage boundary, so nothing holds them back and nothing shuffles them."""
+    words = load_words(
+        settings.attributes, settings.caption, settings.rewrite, build.models["attributes.model"]
+    )
     write = WriteConfig(
         output=output,
         fingerprint=build.fingerprint,
@@ -45,6 +50,8 @@ def add_graph(
         footer=json.dumps({"fingerprint": build.fingerprint, "settings": build.settings}),
         reject_samples=settings.build.reject_samples,
         decode=settings.decode,
+        captions=words.stored,
+        min_answered=settings.rewrite.min_answered,
     )
     screen = screen or ScreenConfig()
     size = batch_size(settings.detect.provider)
@@ -62,18 +69,21 @@ def add_graph(
             | "ScreenRows" >> ScreenRows(screen)
             | "Download" >> Download(settings.download, size, screen.check_redirect)
         )
-    results = (
+    captioned = (
         fetched
         | "ScreenBodies" >> ScreenBodies(screen)
         | "Detect" >> Detect(settings.detect, settings.decode, settings.crop.min_side)
         | "Crop" >> make_crop(settings)
         | "ClassifyAttributes" >> ClassifyAttributes(settings.attributes)
-        | "ComposeCaption" >> ComposeCaption(settings.caption, settings.attributes.label_names)
+        | "ComposeCaption" >> ComposeCaption(words.composer)
         | "EncodeCrops" >> EncodeCrops(settings.crop, settings.decode)
-        | "WriteShard" >> WriteShard(write)
     )
+    if words.rewrite is not None:
+        # Behind EncodeCrops, which still has the pixels of the batch that Crop decoded.
+        captioned = captioned | "RewriteCaption" >> RewriteCaption(words.rewrite, size)
     return (
-        results
+        captioned
+        | "WriteShard" >> WriteShard(write)
         | "Statistics" >> beam.combiners.ToList()
         | "FinishDataset" >> beam.Map(finish_dataset, output)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,10 +11,17 @@ from typing import Any
 
 from facecap import __version__
 from facecap.pipeline.errors import UsageError
-from facecap.pipeline.output import LOGS, MANIFEST_FILE, BuildFile, read_build_file
+from facecap.pipeline.output import (
+    LOGS,
+    MANIFEST_FILE,
+    BuildFile,
+    RecaptionFile,
+    read_build_file,
+    read_recaptions,
+)
 from facecap.schemas.commit import CommitRecord, Counts
-from facecap.schemas.shard import commit_file
-from facecap.transforms.commit import read_record
+from facecap.schemas.shard import commit_generation
+from facecap.transforms.commit import read_generation
 from facecap.transforms.object_store import open_store
 from facecap.transforms.same import versions
 from facecap.transforms.store import Store
@@ -25,37 +33,49 @@ FAILED_FILE = f"{LOGS}/failed.json"
 
 def read_records(store: Store, build: BuildFile) -> dict[int, CommitRecord]:
     """The commit records that exist, by shard number. Raises UsageError on a damaged one."""
-    there = set(store.list("commits"))
-    numbers = [n for n in range(build.shards) if commit_file(n).rpartition("/")[2] in there]
+    newest: dict[int, int] = {}
+    for name in store.list("commits"):
+        number, generation = commit_generation(name) or (-1, 0)
+        if 0 <= number < build.shards:
+            newest[number] = max(generation, newest.get(number, 0))
+    numbers = sorted(newest)
+    generations = [newest[number] for number in numbers]
     try:
         if store.is_remote:  # each is a request
             with ThreadPoolExecutor(_READERS) as pool:
-                records = pool.map(partial(read_record, store), numbers)
-                found = dict(zip(numbers, records, strict=True))
+                records = list(pool.map(partial(read_generation, store), numbers, generations))
         else:
-            found = {n: read_record(store, n) for n in numbers}
+            records = list(map(partial(read_generation, store), numbers, generations))
     except ValueError as error:
         raise UsageError(
             f"{error}; restore it, or delete it and give the build's command again"
         ) from None
-    return {n: record for n, record in found.items() if record is not None}
+    return {n: record for n, record in zip(numbers, records, strict=True) if record is not None}
 
 
-def make_manifest(build: BuildFile, records: dict[int, CommitRecord]) -> dict[str, Any]:
-    """The manifest of a complete build: nothing in it varies between runs."""
+def make_manifest(
+    build: BuildFile, records: dict[int, CommitRecord], recaption: RecaptionFile | None
+) -> dict[str, Any]:
+    """The manifest of a complete build: nothing in it varies between runs. `recaption` is the
+    newest one, which says what the captions were made with."""
     total = Counts.total(r.counts for r in records.values())
+    captions = sum((Counter(r.captions) for r in records.values()), Counter[str]())
     return {
         "facecap": __version__,
         "versions": {n: v for n, v in versions().items() if n != "facecap"},
         **build.model_dump(),
+        "recaption": recaption.model_dump() if recaption else None,
         "funnel": total.model_dump(),
+        "captions": dict(sorted(captions.items())),
         "tars": [r.files["tar"].path for r in records.values() if r.counts.faces_kept],
         "per_shard": [
             {
                 "shard": number,
                 "generation": record.generation,
                 "files": {kind: e.model_dump() for kind, e in record.files.items()},
+                "recaption": record.recaption,
                 "counts": record.counts.model_dump(),
+                "captions": record.captions,
             }
             for number, record in sorted(records.items())
         ],
@@ -74,10 +94,14 @@ def finish_dataset(results: Sequence[ShardResult], output: str) -> int:
     store = open_store(output)
     build = read_build_file(store)
     records = read_records(store, build)
-    failed = {f"{r.shard:06d}": r.error for r in results if r.error and r.shard not in records}
+    recaption = read_recaptions(store)
+    newest = recaption.number if recaption else 0
+    # What failed here may have been done by another command meanwhile.
+    done = {n for n, record in records.items() if record.recaption >= newest}
+    failed = {f"{r.shard:06d}": r.error for r in results if r.error and r.shard not in done}
     store.replace(FAILED_FILE, to_json(dict(sorted(failed.items()))))
     if len(records) == build.shards:
-        store.replace(MANIFEST_FILE, to_json(make_manifest(build, records)))
+        store.replace(MANIFEST_FILE, to_json(make_manifest(build, records, recaption)))
     return len(records)
 
 

@@ -20,10 +20,12 @@ from facecap.pipeline.errors import UsageError
 from facecap.schemas.tables import SCHEMA_VERSION
 from facecap.transforms import worker
 from facecap.transforms.commit import ATTEMPTS, clear
+from facecap.transforms.object_store import StoreError, open_store
 from facecap.transforms.store import Store
 
 BUILD_FILE = "build.json"
 MANIFEST_FILE = "dataset.json"
+RECAPTIONS = "recaptions"
 LOGS = "logs"
 STAGED = "_input"
 PROGRESS = "_progress"
@@ -81,19 +83,52 @@ class BuildFile(BaseModel):
         if self.schema_version != other.schema_version:
             found.append(f"schema version (was {self.schema_version}, is {other.schema_version})")
         for what in ("settings", "models", "input"):
-            was, now = getattr(self, what), getattr(other, what)
-            for name in sorted({*was, *now}):
-                if was.get(name) != now.get(name):
-                    label = name if what == "settings" else f"{what} {name}"
-                    found.append(
-                        f"{label} (was {_short(was.get(name))}, is {_short(now.get(name))})"
-                    )
+            found += _different(what, getattr(self, what), getattr(other, what))
         return found
+
+
+class RecaptionFile(BaseModel):
+    """recaptions/NNN.json: what the captions of the dataset are made with since its `number`-th
+    recaption; `fingerprint` is over the settings, the hashes and the build."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    fingerprint: str
+    settings: dict[str, Any]
+    models: dict[str, str]
+
+    def differences(self, other: RecaptionFile) -> list[str]:
+        """What differs, in words: one entry per setting or model."""
+        return [
+            *_different("settings", self.settings, other.settings),
+            *_different("models", self.models, other.models),
+        ]
+
+
+def _different(what: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name if what == 'settings' else f'{what} {name}'} "
+        f"(was {_short(was.get(name))}, is {_short(now.get(name))})"
+        for name in sorted({*was, *now})
+        if was.get(name) != now.get(name)
+    ]
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def open_dataset(output: str) -> Store:
+    """The dataset at a path or URL, which must be there. Raises UsageError."""
+    try:
+        store = open_store(output)
+    except StoreError as error:
+        raise UsageError(str(error)) from None
+    if not store.is_remote and not store.root.is_dir():
+        raise UsageError(f"{output}: no such folder")
+    return store
 
 
 def read_build_file(store: Store) -> BuildFile:
@@ -105,6 +140,24 @@ def read_build_file(store: Store) -> BuildFile:
     except (OSError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{store}/{BUILD_FILE}: not readable ({reason})") from None
+
+
+def recaption_file(number: int) -> str:
+    """Path of the settings of a recaption under the output folder."""
+    return f"{RECAPTIONS}/{number:03d}.json"
+
+
+def read_recaptions(store: Store) -> RecaptionFile | None:
+    """The newest recaption of the dataset, None where there was none. Raises UsageError."""
+    numbers = [int(n.removesuffix(".json")) for n in store.list(RECAPTIONS) if n[:1].isdigit()]
+    if not numbers:
+        return None
+    name = recaption_file(max(numbers))
+    try:
+        return RecaptionFile.model_validate_json(store.read(name))
+    except (OSError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{store}/{name}: not readable ({reason})") from None
 
 
 def _refuse_foreign(store: Store) -> None:
@@ -223,7 +276,7 @@ def _clear_leftovers(store: Store) -> None:
         clear(store, attempt)
     if store.is_remote:
         store.here.remove_tree(ATTEMPTS)  # files that were to be sent
-    folders = ("commits", STAGED)
+    folders = ("commits", RECAPTIONS, STAGED)
     for pattern in (f".{BUILD_FILE}.*", f".{MANIFEST_FILE}.*", *(f"{f}/.*" for f in folders)):
         for half_written in store.root.glob(pattern):
             half_written.unlink()

@@ -13,6 +13,7 @@ from facecap.pipeline.dataflow import DataflowOptions
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.output import content_hash
 from facecap.pipeline.portable import FlinkOptions, PrismOptions, SparkOptions
+from facecap.pipeline.words import load_words, try_rewriting
 from facecap.schemas.options import Options, content, run
 from facecap.schemas.shard import MAX_ROWS_PER_SHARD
 from facecap.schemas.tables import SCHEMA_VERSION
@@ -23,9 +24,9 @@ from facecap.transforms.decode import DecodeOptions
 from facecap.transforms.detect import DetectOptions, load_detector
 from facecap.transforms.detectors import DETECTORS
 from facecap.transforms.download import DownloadOptions
-from facecap.transforms.grammar import GrammarError, load_grammar
 from facecap.transforms.models import ModelError, locate, model_hash
 from facecap.transforms.read_rows import InputOptions
+from facecap.transforms.rewrite.options import RewriteOptions
 from facecap.transforms.screen import ScreenOptions
 
 
@@ -62,20 +63,30 @@ class Settings(Options):
     crop: CropOptions = Field(default_factory=CropOptions)
     attributes: AttributesOptions = Field(default_factory=AttributesOptions)
     caption: CaptionOptions = Field(default_factory=CaptionOptions)
+    rewrite: RewriteOptions = Field(default_factory=RewriteOptions)
     spark: SparkOptions = Field(default_factory=SparkOptions)
     flink: FlinkOptions = Field(default_factory=FlinkOptions)
     prism: PrismOptions = Field(default_factory=PrismOptions)
     dataflow: DataflowOptions = Field(default_factory=DataflowOptions)
 
 
-def load_settings(config: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
-    """Settings from a YAML file, then `a.b=value` overrides (values are YAML, too).
+def load_settings(
+    config: Path | None = None,
+    overrides: Iterable[str] = (),
+    base: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Settings from a YAML file, then `a.b=value` overrides (values are YAML, too). What neither
+    names is as in `base`, by dotted name, or has its default.
 
     Raises UsageError naming the file or setting and the remedy.
     """
     tree: dict[str, Any] = {}
     if config is not None:
         tree = _read_yaml(config)
+    for name, value in (base or {}).items():
+        section, _, field = name.partition(".")
+        if isinstance(tree.setdefault(section, {}), dict):
+            tree[section].setdefault(field, value)
     for override in overrides:
         name, equals, text = override.partition("=")
         section, dot, field = name.strip().partition(".")
@@ -132,8 +143,12 @@ def fields(settings: Settings) -> Iterator[tuple[str, str, Any, str]]:
 
 
 def content_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that decide the dataset's bytes, by dotted name."""
-    return {name: value for name, tag, value, _ in fields(settings) if tag == "content"}
+    """The settings that decide the dataset's bytes, by dotted name. Those of a rewriting that does
+    not take place decide nothing."""
+    found = {name: value for name, tag, value, _ in fields(settings) if tag == "content"}
+    if settings.rewrite.backend == "none":
+        found = {n: v for n, v in found.items() if not n.startswith("rewrite.")}
+    return found
 
 
 def to_yaml(settings: Settings) -> str:
@@ -168,14 +183,21 @@ def resolve_models(settings: Settings, *, here: bool = True) -> tuple[Settings, 
         tried = {} if here else {"provider": "cpu"}
         load_detector(detect.model_copy(update=tried), settings.crop.min_side)
         Classifier(attributes.model_copy(update=tried))
-        grammar = load_grammar(settings.caption.grammar)
-    except (ModelError, GrammarError) as error:
+    except ModelError as error:
         raise UsageError(" ".join(str(error).split())) from None
     if settings.crop.min_score is None:
         crop = settings.crop.model_copy(update={"min_score": DETECTORS[detect.model].min_score})
         settings = settings.model_copy(update={"crop": crop})
     hashes = {name: model_hash(file) for name, file in files.items()}
-    return settings, {**hashes, "caption.grammar": grammar.sha256}
+    words = load_words(attributes, settings.caption, settings.rewrite, hashes["attributes.model"])
+    if settings.rewrite.reuse > 1:
+        raise UsageError(
+            "rewrite.reuse: a build does not know how many faces will have equal labels: build "
+            "with rewrite.backend=none, then give facecap recaption OUT this setting"
+        )
+    if here:
+        try_rewriting(settings.rewrite)
+    return settings, {**hashes, **words.hashes}
 
 
 def fingerprint(settings: Settings, models: Mapping[str, str], source: Mapping[str, Any]) -> str:

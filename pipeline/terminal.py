@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from facecap.pipeline.output import BuildFile
+from facecap.schemas.captions import CaptionSource
 from facecap.schemas.commit import Counts
 from facecap.schemas.outcomes import Reason, Stage
 
@@ -95,9 +97,10 @@ class Screen:
     def update(self, progress: Progress, done: Counts) -> None:
         elapsed = max(1e-9, time.monotonic() - self._started)
         rate = progress.rows / elapsed
-        success = progress.decoded / progress.attempted if progress.attempted else 0.0
         kept = done.faces_kept + progress.kept
-        detail = f"{kept} faces kept, {rate:.1f} URLs/s, {success:.0%} fetched"
+        detail = f"{kept} faces kept, {rate:.1f} URLs/s"
+        if progress.attempted:  # a recaption fetches nothing
+            detail += f", {progress.decoded / progress.attempted:.0%} fetched"
         rows = done.rows + progress.rows
         if self._total is not None:
             rows = min(self._total, rows)
@@ -123,6 +126,14 @@ class Screen:
             f"{total.faces_kept} faces of {total.rows_kept} images in {committed} of "
             f"{build.shards} shards under {output}"
         )
+
+    def captions(self, counts: Iterable[Mapping[str, int]]) -> None:
+        """Whose words the captions are, where an LLM was asked."""
+        total = sum((Counter(c) for c in counts), Counter[str]())
+        if self._quiet or not any(name != CaptionSource.GRAMMAR for name in total):
+            return
+        parts = [f"{name} {n} ({n / total.total():.1%})" for name, n in total.most_common()]
+        self.say(f"captions: {', '.join(parts)}")
 
 
 def funnel_table(total: Counts) -> Table:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facecap.pipeline.errors import UsageError
 from facecap.pipeline.manifest import make_manifest, read_records
-from facecap.pipeline.output import BUILD_FILE, MANIFEST_FILE, BuildFile, read_build_file
-from facecap.schemas.commit import CommitRecord, Counts
+from facecap.pipeline.output import (
+    BUILD_FILE,
+    MANIFEST_FILE,
+    BuildFile,
+    RecaptionFile,
+    read_build_file,
+    read_recaptions,
+)
+from facecap.schemas.commit import CommitRecord
 from facecap.schemas.outcomes import Outcome
 from facecap.schemas.shard import SHARD_FILES, commit_file, face_key, shard_file
 from facecap.schemas.tables import LEDGER, METADATA
+from facecap.transforms.caption_columns import count_captions
+from facecap.transforms.commit import record_names
+from facecap.transforms.rows import count_ledger
 from facecap.transforms.store import Store
 
 TAR_MEMBERS = ("jpg", "json", "txt")
@@ -48,8 +56,20 @@ def verify(store: Store) -> Iterator[str]:
     for number, record in records.items():
         for fault in _verify_shard(store, build, record):
             yield f"shard {number:06d}: {fault}"
-    yield from _stray_files(store, build)
-    yield from _verify_manifest(store, build, records)
+    yield from _stray_files(store, build, records)
+    try:
+        recaption = read_recaptions(store)
+    except UsageError as error:
+        yield str(error)
+        return
+    number = recaption.number if recaption else 0
+    for shard, record in records.items():
+        if record.recaption != number:
+            yield (
+                f"shard {shard:06d}: has the captions of recaption {record.recaption}, the newest "
+                f"is {number}; give its command again"
+            )
+    yield from _verify_manifest(store, build, records, recaption)
 
 
 def _verify_shard(store: Store, build: BuildFile, record: CommitRecord) -> Iterator[str]:
@@ -80,7 +100,7 @@ def _file_fault(store: Store, kind: str, record: CommitRecord) -> str | None:
     except FileNotFoundError:
         return (
             f"{entry.path} is missing; give the build's command again; if that fails, delete "
-            f"{commit_file(record.shard)} first"
+            f"{record_names(record)} first"
         )
     except OSError as error:
         return f"{entry.path} is not readable ({error.strerror})"
@@ -113,7 +133,7 @@ def _verify_contents(store: Store, build: BuildFile, record: CommitRecord) -> It
         kept = any(face["outcome"] == Outcome.KEPT for face in row["faces"])
         if (row["outcome"] == Outcome.KEPT) != kept:
             yield f"the ledger's row {row['row']} is {row['outcome']}, unlike its faces"
-    counts = _counts(ledger)
+    counts = count_ledger(ledger)
     if not counts.balanced or counts != record.counts:
         yield f"the ledger counts {counts}, the commit record {record.counts}"
     if not set(METADATA.names) <= set(metadata.schema.names):
@@ -133,26 +153,11 @@ def _verify_contents(store: Store, build: BuildFile, record: CommitRecord) -> It
         different = [name for name in SHARED if found[name] != expected[key][name]]
         if different:
             yield f"{key}: the metadata and the ledger differ in {', '.join(different)}"
+    counted = count_captions(metadata["captions"].to_pylist())
+    if counted != record.captions:
+        yield f"the metadata counts the captions {counted}, the commit record {record.captions}"
     captions = dict(zip(keys, metadata["caption"].to_pylist(), strict=True))
     yield from _verify_tar(store, record, captions)
-
-
-def _counts(ledger: list[dict[str, Any]]) -> Counts:
-    """The counts of ledger rows (see schemas.tables.LEDGER)."""
-    faces = [face for row in ledger for face in row["faces"]]
-
-    def drops(entries: list[dict[str, Any]]) -> dict[str, int]:
-        dropped = (e for e in entries if e["outcome"] == Outcome.DROPPED)
-        return dict(sorted(Counter(f"{e['stage']}/{e['reason']}" for e in dropped).items()))
-
-    return Counts(
-        rows=len(ledger),
-        rows_kept=sum(row["outcome"] == Outcome.KEPT for row in ledger),
-        faces=len(faces),
-        faces_kept=sum(face["outcome"] == Outcome.KEPT for face in faces),
-        rows_dropped=drops(ledger),
-        faces_dropped=drops(faces),
-    )
 
 
 def _verify_tar(store: Store, record: CommitRecord, captions: dict[str, str]) -> Iterator[str]:
@@ -169,10 +174,11 @@ def _verify_tar(store: Store, record: CommitRecord, captions: dict[str, str]) ->
                 yield f"{key}.txt is not the caption in the metadata"
 
 
-def _stray_files(store: Store, build: BuildFile) -> Iterator[str]:
+def _stray_files(store: Store, build: BuildFile, records: dict[int, CommitRecord]) -> Iterator[str]:
     shards = range(build.shards)
     expected = {shard_file(kind, number) for kind in SHARD_FILES for number in shards}
-    expected |= {commit_file(number) for number in shards}
+    generations = {number: record.generation for number, record in records.items()}
+    expected |= {commit_file(n, g + 1) for n in shards for g in range(generations.get(n, 1))}
     for pattern in (*SHARD_FILES.values(), commit_file(0)):
         folder = pattern.partition("/")[0]
         try:
@@ -186,7 +192,10 @@ def _stray_files(store: Store, build: BuildFile) -> Iterator[str]:
 
 
 def _verify_manifest(
-    store: Store, build: BuildFile, records: dict[int, CommitRecord]
+    store: Store,
+    build: BuildFile,
+    records: dict[int, CommitRecord],
+    recaption: RecaptionFile | None,
 ) -> Iterator[str]:
     if len(records) < build.shards:
         return
@@ -204,7 +213,7 @@ def _verify_manifest(
     if not isinstance(manifest, dict):
         yield f"{MANIFEST_FILE}: not a manifest"
         return
-    expected = json.loads(json.dumps(make_manifest(build, records)))
+    expected = json.loads(json.dumps(make_manifest(build, records, recaption)))
     for name in sorted({*expected, *manifest} - {"facecap", "versions"}):
         if manifest.get(name) != expected.get(name):
             yield f"{MANIFEST_FILE}: {name} does not agree with the commit records"

@@ -14,9 +14,9 @@ from facecap.pipeline.errors import BuildFailed
 from facecap.pipeline.terminal import Progress
 from facecap.schemas.commit import Counts
 from facecap.schemas.outcomes import Stage
-from facecap.schemas.shard import commit_file
+from facecap.schemas.shard import commit_file, commit_generation
 from facecap.transforms import worker
-from facecap.transforms.commit import read_record
+from facecap.transforms.commit import read_generation
 from facecap.transforms.store import DiskFailed, Store
 
 _LOST_WORKER_GRACE_S = 10.0
@@ -114,13 +114,13 @@ class WatchCommits:
 
     def _read(self) -> None:
         for name in self._store.list("commits"):
-            number = name.removesuffix(".json")
-            if name in self._seen or not number.isdecimal():
+            place = commit_generation(name)
+            if name in self._seen or place is None:
                 continue
-            if commit_file(int(number)) != f"commits/{name}":
+            if commit_file(*place) != f"commits/{name}":
                 continue  # somebody's copy: its shard would count twice
             try:
-                record = read_record(self._store, int(number))
+                record = read_generation(self._store, *place)
             except ValueError as error:
                 raise BuildFailed(
                     f"{error}; restore it, or delete it, and give the same command"

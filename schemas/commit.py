@@ -111,15 +111,20 @@ class CommitRecord(_Record):
     """That a shard is done, and which bytes it is: the one file whose creation commits it.
 
     `attempt` names the folder under `_attempts/` from which the files move to their final
-    names after the commit; `generation` counts the rewrites of the shard.
+    names after the commit. `generation` counts how often the shard was written anew, and
+    `recaption` is the number of the recaption that wrote its captions (0: the build did).
+    `captions` counts the captions by whose words they are, with the fault of the rewrite where
+    there is one: `grammar/missing`.
     """
 
     shard: int
-    generation: int = 1
+    generation: int = Field(default=1, ge=1)
+    recaption: int = Field(default=0, ge=0)
     attempt: str = Field(pattern=r"^[0-9]{6}-[0-9a-z]+$")  # is moved from, and removed
     fingerprint: str
     files: dict[str, FileEntry]
     counts: Counts
+    captions: dict[str, int] = {}
 
     def to_json(self) -> bytes:
         return (self.model_dump_json(indent=1) + "\n").encode()

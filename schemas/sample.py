@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from facecap.schemas.captions import Caption
 from facecap.schemas.outcomes import Drop, Outcome
 from facecap.schemas.shard import ShardSpec
 
@@ -47,6 +48,7 @@ class Face:
     warped to the attribute classifier's own alignment, uint8 RGB [height, width, 3], until it is
     classified. `crop` is there when the face has passed every rule.
     `probabilities` is float32 [labels] in the order of the classifier's label list.
+    `looks_under_18` is None where no model at hand tells.
     """
 
     rank: int
@@ -58,9 +60,8 @@ class Face:
     crop: Crop | None = None
     probabilities: npt.NDArray[np.float32] | None = None
     labels: tuple[str, ...] = ()
-    stated_labels: tuple[str, ...] = ()
-    raw_caption: str | None = None
-    caption: str | None = None
+    looks_under_18: bool | None = None
+    captions: tuple[Caption, ...] = ()
 
     @property
     def side(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 MAX_FACES_PER_IMAGE = 100
@@ -61,9 +62,19 @@ def shard_file(kind: str, number: int) -> str:
     return SHARD_FILES[kind].format(shard_name(number))
 
 
-def commit_file(number: int) -> str:
-    """Path of a shard's commit record under the output folder."""
-    return f"commits/{shard_name(number)}.json"
+def commit_file(number: int, generation: int = 1) -> str:
+    """Path of a shard's commit record under the output folder. A shard that was written anew has
+    one for each generation; the newest holds."""
+    middle = "" if generation == 1 else f".{generation}"
+    return f"commits/{shard_name(number)}{middle}.json"
+
+
+def commit_generation(name: str) -> tuple[int, int] | None:
+    """Shard number and generation of the commit record of this file name; None for another's."""
+    match = re.fullmatch(r"([0-9]{6,})(?:\.([1-9][0-9]*))?\.json", name)
+    if match is None or match[2] == "1":
+        return None
+    return int(match[1]), int(match[2] or 1)
 
 
 def sample_key(shard: int, first_row: int, row: int) -> str:

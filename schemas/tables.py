@@ -6,10 +6,38 @@ from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Enters the fingerprint: raise it when a stored column or file changes its meaning."""
 
 BOX = pa.list_(pa.float32(), 4)
+
+CAPTION = [
+    ("caption", pa.string()),
+    ("caption_source", pa.string()),
+    ("raw_caption", pa.string()),
+    ("rewritten_caption", pa.string()),
+    ("rewrite_fault", pa.string()),
+    ("stated_labels", pa.list_(pa.string())),
+]
+"""Of one caption: its text and whose words they are (schemas.captions.CaptionSource); the grammar's
+text; the rewrite that passed every check; else what was wrong with it (RewriteFault)."""
+
+REWRITE = pa.struct(
+    [
+        ("model", pa.string()),
+        ("prompts", pa.string()),
+        ("style", pa.string()),
+        ("seed", pa.int64()),
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("max_tokens", pa.int32()),
+        ("tries", pa.int8()),
+        ("key", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""What a rewrite was asked with; `key` is the face it was asked for (faces may share one), `error`
+the fault in words. Null where nothing was asked."""
 
 LEDGER = pa.schema(
     [
@@ -50,11 +78,11 @@ METADATA = pa.schema(
         ("row", pa.int64()),
         ("url", pa.string()),
         ("source_caption", pa.string()),
-        ("caption", pa.string()),
-        ("raw_caption", pa.string()),
+        *CAPTION,
+        ("captions", pa.list_(pa.struct([*CAPTION, ("rewrite", REWRITE)]))),
         ("labels", pa.list_(pa.string())),
-        ("stated_labels", pa.list_(pa.string())),
         ("probabilities", pa.list_(pa.float32())),
+        ("looks_under_18", pa.bool_()),
         ("box", BOX),
         ("landmarks", pa.list_(pa.list_(pa.float32(), 2), 5)),
         ("score", pa.float32()),
@@ -75,7 +103,8 @@ METADATA = pa.schema(
         ("sha256", pa.string()),
     ]
 )
-"""One row per kept face, sorted by `key`; the input's other columns follow."""
+"""One row per kept face, sorted by `key`; the input's other columns follow. `captions` are all of
+the face (`caption.per_face`), of which the first is also in the columns of its own."""
 
 
 def input_column_names(names: Iterable[str]) -> list[str]:

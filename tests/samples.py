@@ -8,6 +8,7 @@ import random
 import numpy as np
 from PIL import Image
 
+from facecap.schemas.captions import Caption
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Crop, Face, Fetched, ImageInfo, Sample
 
@@ -33,9 +34,7 @@ def face(rank: int, drop: Drop | None = None, seed: int = 0) -> Face:
         crop=crop if kept else None,
         probabilities=np.linspace(0, 1, 40, dtype=np.float32) if kept else None,
         labels=("Smiling",) if kept else (),
-        stated_labels=("Smiling",) if kept else (),
-        raw_caption=f"The person is smiling {seed}." if kept else None,
-        caption=f"The person is smiling {seed}." if kept else None,
+        captions=(Caption(f"The person is smiling {seed}.", ("Smiling",), "person"),) * kept,
     )
 
 

@@ -90,8 +90,10 @@ def test_the_manifest_counts_what_is_there(dataset: Path) -> None:
     dropped = Counter(f"{r['stage']}/{r['reason']}" for r in rows if r["outcome"] == "dropped")
     assert manifest["funnel"]["rows_dropped"] == dict(dropped)
     assert manifest["shards"] == 7 and len(manifest["per_shard"]) == 7
-    models = {"detect.model", "attributes.model", "caption.grammar", "screen.unavailable"}
-    assert set(manifest["models"]) == models
+    assert set(manifest["models"]) == {
+        *("detect.model", "attributes.model", "attributes.minors"),
+        *("caption.grammar", "screen.unavailable"),
+    }
     footer = pq.read_schema(dataset / "metadata/000000.parquet").metadata[b"facecap"]
     assert json.loads(footer)["fingerprint"] == manifest["fingerprint"]
 

@@ -78,6 +78,18 @@ class AttributesOptions(Options):
     )
     min_labels: int = content(6, "a face is kept when it has at least this many labels", ge=0)
     rule: Literal["fixed"] = content("fixed", "fixed: one min_probability for every attribute")
+    minors: Literal["drop", "careful", "keep"] = content(
+        "careful",
+        "of a face that looks under 18 to any model at hand (not all who are do): careful: no "
+        "judgement of looks, no makeup, no gender; drop: left out (needs an age model); keep",
+    )
+
+    @field_validator("minors")
+    @classmethod
+    def _drop_needs_an_age(cls, minors: str) -> str:
+        if minors == "drop":
+            raise ValueError("drop needs an age model, and there is none yet: use careful or keep")
+        return minors
 
     @field_validator("model")
     @classmethod

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,10 +16,10 @@ from yarl import URL
 
 from facecap import __version__
 from facecap.schemas.options import Options, content, run
-from facecap.schemas.sample import Sample, SampleBatch
-from facecap.schemas.shard import ShardSpec
+from facecap.schemas.sample import SampleBatch
+from facecap.transforms.regroup import Regrouper
 from facecap.transforms.web.addresses import AllowedHosts
-from facecap.transforms.web.downloader import Desk, Downloader, Finished
+from facecap.transforms.web.downloader import Desk, Downloader
 
 MIB = 1024 * 1024
 
@@ -97,57 +95,6 @@ class DownloadOptions(Options):
         return f"{self.user_agent} (+{self.contact})" if self.contact else self.user_agent
 
 
-@dataclass
-class _OpenShard:
-    """A shard of which rows are in flight or wait for their batch to fill."""
-
-    spec: ShardSpec
-    in_flight: int = 0
-    ready: deque[Sample] = field(default_factory=deque)
-
-
-class Regrouper:
-    """Puts finished samples into new batches, by shard, in the order they finish."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._shards: dict[int, _OpenShard] = {}
-        self._failed: list[SampleBatch] = []
-
-    def add(self, batch: SampleBatch) -> list[Sample]:
-        """Take in a batch; returns the samples that must be fetched."""
-        shard = self._shards.setdefault(batch.shard.number, _OpenShard(batch.shard))
-        live = [sample for sample in batch.samples if sample.live]
-        shard.ready.extend(sample for sample in batch.samples if not sample.live)
-        shard.in_flight += len(live)
-        return live
-
-    def settle(self, finished: Finished) -> None:
-        shard = self._shards[finished.shard]
-        shard.in_flight -= 1
-        if finished.failure:
-            self._failed.append(SampleBatch(shard.spec, (finished.sample,), finished.failure))
-        else:
-            shard.ready.append(finished.sample)
-
-    def batches(self, *, partial: bool = False) -> Iterator[SampleBatch]:
-        """Full batches, and what is left of shards with nothing in flight (`partial`: of all
-        shards)."""
-        while self._failed:
-            yield self._failed.pop()
-        for number, shard in list(self._shards.items()):
-            while len(shard.ready) >= self._batch_size:
-                yield self._batch(shard)
-            if shard.ready and (partial or not shard.in_flight):
-                yield self._batch(shard)
-            if not shard.in_flight and not shard.ready:
-                del self._shards[number]
-
-    def _batch(self, shard: _OpenShard) -> SampleBatch:
-        size = min(self._batch_size, len(shard.ready))
-        return SampleBatch(shard.spec, tuple(shard.ready.popleft() for _ in range(size)))
-
-
 class DownloadDoFn(beam.DoFn):
     """Feeds the downloader ahead of need and yields batches as they complete, so a slow host
     holds back nothing but its own rows."""
@@ -196,7 +143,7 @@ class DownloadDoFn(beam.DoFn):
         """Yield what is complete until at most `most` rows are in flight."""
         while True:
             for finished in self._desk.take():
-                self._regrouper.settle(finished)
+                self._regrouper.settle(finished.shard, finished.sample, finished.failure)
             yield from self._emit(partial=False)
             if self._desk.in_flight <= most:
                 return

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
+from facecap.schemas.commit import Counts
 from facecap.schemas.outcomes import Outcome
 from facecap.schemas.sample import Face, Fetched, Sample
 from facecap.schemas.tables import input_column_names
+from facecap.transforms.caption_columns import CaptionConfig, caption_columns
 
 
 def ledger_row(sample: Sample) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def _ledger_face(face: Face, sample: Sample) -> dict[str, Any]:
     }
 
 
-def metadata_row(key: str, sample: Sample, face: Face) -> dict[str, Any]:
+def metadata_row(key: str, sample: Sample, face: Face, captions: CaptionConfig) -> dict[str, Any]:
     """The metadata's row of a kept face (schemas.tables.METADATA and the input's columns)."""
     crop, image, fetched = face.crop, sample.image, sample.fetched
     assert crop and image and fetched and face.probabilities is not None  # it was kept
@@ -53,11 +56,10 @@ def metadata_row(key: str, sample: Sample, face: Face) -> dict[str, Any]:
         "row": sample.row,
         "url": sample.url,
         "source_caption": sample.source_caption,
-        "caption": face.caption,
-        "raw_caption": face.raw_caption,
+        **caption_columns(face.captions, sample.source_caption, captions),
         "labels": list(face.labels),
-        "stated_labels": list(face.stated_labels),
         "probabilities": face.probabilities.tolist(),
+        "looks_under_18": face.looks_under_18,
         "box": list(face.box),
         "landmarks": [list(point) for point in face.landmarks],
         "score": face.score,
@@ -96,3 +98,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def count_ledger(ledger: list[dict[str, Any]]) -> Counts:
+    """The counts of ledger rows (see schemas.tables.LEDGER)."""
+    faces = [face for row in ledger for face in row["faces"]]
+
+    def drops(entries: list[dict[str, Any]]) -> dict[str, int]:
+        dropped = (e for e in entries if e["outcome"] == Outcome.DROPPED)
+        return dict(sorted(Counter(f"{e['stage']}/{e['reason']}" for e in dropped).items()))
+
+    return Counts(
+        rows=len(ledger),
+        rows_kept=sum(row["outcome"] == Outcome.KEPT for row in ledger),
+        faces=len(faces),
+        faces_kept=sum(face["outcome"] == Outcome.KEPT for face in faces),
+        rows_dropped=drops(ledger),
+        faces_dropped=drops(faces),
+    )

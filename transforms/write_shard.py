@@ -4,31 +4,28 @@ commits them. Nothing that varies between runs enters a file."""
 from __future__ import annotations
 
 import logging
-import tarfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
-from webdataset.writer import TarWriter
 
-from facecap.schemas.commit import CommitRecord, Counts, FileEntry
+from facecap.schemas.commit import CommitRecord, Counts
 from facecap.schemas.outcomes import Stage
 from facecap.schemas.sample import Face, Sample, SampleBatch
-from facecap.schemas.shard import ShardSpec, face_key, shard_file
+from facecap.schemas.shard import ShardSpec, face_key
 from facecap.schemas.tables import LEDGER, metadata_schema
 from facecap.transforms import worker
-from facecap.transforms.commit import attempt_file, commit
+from facecap.transforms.attempt import Attempt
+from facecap.transforms.caption_columns import CaptionConfig, count_captions, too_few_answers
+from facecap.transforms.commit import commit
 from facecap.transforms.decode import DecodeOptions
 from facecap.transforms.object_store import open_store
 from facecap.transforms.rejects import RejectSampler
 from facecap.transforms.rows import ledger_row, metadata_row, to_json
-from facecap.transforms.store import HashedFile, Store
+from facecap.transforms.store import Store
 
 log = logging.getLogger("facecap")
 
@@ -41,7 +38,8 @@ class WriteConfig:
     """What WriteShard needs to know of the build: plain data, part of the graph.
 
     `extra` is the Arrow schema of the input's passed-through columns; `footer` is the JSON
-    text that the Parquet footers hold under the key `facecap`.
+    text that the Parquet footers hold under the key `facecap`; `min_answered` is
+    `rewrite.min_answered`.
     """
 
     output: str
@@ -50,6 +48,8 @@ class WriteConfig:
     footer: str
     reject_samples: int
     decode: DecodeOptions
+    captions: CaptionConfig
+    min_answered: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ class ShardWriter:
         self._counts = Counts()
         self._ledger: dict[int, dict[str, Any]] = {}
         self._crops: list[tuple[str, dict[str, Any], int]] = []
-        self._files: dict[str, FileEntry] = {}
         self._spool = store.spool()
         self._rejects = RejectSampler(spec, config.reject_samples, config.decode)
 
@@ -103,7 +102,7 @@ class ShardWriter:
         assert face.crop is not None  # it was kept
         key = face_key(self.spec.number, self.spec.first_row, sample.row, face.rank)
         number = self._spool.put(face.crop.jpeg)
-        self._crops.append((key, metadata_row(key, sample, face), number))
+        self._crops.append((key, metadata_row(key, sample, face, self._config.captions), number))
 
     def close(self) -> CommitRecord:
         """Write the files, check conservation, commit.
@@ -121,19 +120,27 @@ class ShardWriter:
             raise ShardFailed(f"rows do not balance: {self.rows} seen of {rows}; {counts}")
         if counts.internal_errors > max(MAX_INTERNAL_ERRORS, MAX_INTERNAL_ERROR_SHARE * rows):
             raise ShardFailed(f"{counts.internal_errors} rows met an internal error")
-        attempt = f"{spec.name}-{uuid.uuid4().hex}"
+        captions = count_captions(row["captions"] for _, row, _ in self._crops)
+        if unanswered := too_few_answers(captions, self._config.min_answered):
+            raise ShardFailed(unanswered)
         self._crops.sort(key=lambda crop: crop[0])
-        self._write_tar(attempt)
-        faces = [row for _, row, _ in self._crops]
-        self._write_table(attempt, "metadata", faces, metadata_schema(self._config.extra))
-        self._write_table(attempt, "ledger", [self._ledger[row] for row in expected], LEDGER)
-        self._write_rejects(attempt)
+        schema = metadata_schema(self._config.extra)
+        metadata = pa.Table.from_pylist([row for _, row, _ in self._crops], schema=schema)
+        ledger = pa.Table.from_pylist([self._ledger[row] for row in expected], schema=LEDGER)
+        attempt = Attempt(self._store, spec.number)
+        attempt.write_tar("tar", self._samples())
+        attempt.write_table("metadata", metadata, self._config.footer)
+        attempt.write_table("ledger", ledger, self._config.footer)
+        attempt.write_tar(
+            "rejects", ({"__key__": key, **members} for key, members in self._rejects.members())
+        )
         record = CommitRecord(
             shard=spec.number,
-            attempt=attempt,
+            attempt=attempt.name,
             fingerprint=self._config.fingerprint,
-            files=self._files,
+            files=attempt.files,
             counts=counts,
+            captions=captions,
         )
         return commit(self._store, record)
 
@@ -141,48 +148,18 @@ class ShardWriter:
         """Free the spool; nothing else was written."""
         self._spool.close()
 
-    @contextmanager
-    def _new_file(self, attempt: str, kind: str) -> Iterator[HashedFile]:
-        with self._store.write(attempt_file(attempt, kind)) as file:
-            yield file
-        self._files[kind] = file.entry(shard_file(kind, self.spec.number))
-
-    def _write_tar(self, attempt: str) -> None:
-        with self._new_file(attempt, "tar") as file, _tar(file) as tar:
-            for key, row, number in self._crops:
-                tar.write(
-                    {
-                        "__key__": key,
-                        "jpg": self._spool.get(number),
-                        "json": to_json(row),
-                        "txt": row["caption"].encode(),
-                    }
-                )
-
-    def _write_rejects(self, attempt: str) -> None:
-        with self._new_file(attempt, "rejects") as file, _tar(file) as tar:
-            for key, members in self._rejects.members():
-                tar.write({"__key__": key, **members})
-
-    def _write_table(
-        self, attempt: str, kind: str, rows: list[dict[str, Any]], schema: pa.Schema
-    ) -> None:
-        schema = schema.with_metadata({"facecap": self._config.footer})
-        table = pa.Table.from_pylist(rows, schema=schema)
-        with self._new_file(attempt, kind) as file:
-            # One call, one row group: the flush size would change the bytes.
-            pq.write_table(table, file, compression="zstd", row_group_size=max(1, len(rows)))
+    def _samples(self) -> Iterator[dict[str, Any]]:
+        for key, row, number in self._crops:
+            yield {
+                "__key__": key,
+                "jpg": self._spool.get(number),
+                "json": to_json(row),
+                "txt": row["caption"].encode(),
+            }
 
 
 class ShardFailed(Exception):
     """The shard stays uncommitted; the message says why."""
-
-
-def _tar(file: Any) -> TarWriter:
-    tar = TarWriter(file, user="facecap", group="facecap", mode=0o444, mtime=0, encoder=False)
-    # Its own stream mode copies every member three times, in pieces of 10 KB.
-    tar.tarstream = tarfile.TarFile(fileobj=file, mode="w", copybufsize=1 << 24)
-    return tar
 
 
 class WriteShardFn(beam.DoFn):

@@ -15,6 +15,7 @@ from facecap.pipeline.output import BuildFile, claim, content_hash
 from facecap.schemas.sample import SampleBatch
 from facecap.schemas.shard import InputRange, ShardSpec
 from facecap.schemas.tables import SCHEMA_VERSION
+from facecap.transforms.caption_columns import CaptionConfig
 from facecap.transforms.decode import DecodeOptions
 from facecap.transforms.store import Store
 from facecap.transforms.write_shard import ShardResult, ShardWriter, WriteConfig
@@ -33,7 +34,9 @@ def write_shard(store: Store, number: int) -> None:
     rows = min(PER_SHARD, ROWS - number * PER_SHARD)
     spec = ShardSpec(number, number * PER_SHARD, (InputRange("x", 0, rows),))
     extra = pa.schema([("similarity", pa.float64())])
-    config = WriteConfig(str(store.root), FINGERPRINT, extra, "{}", 2, DecodeOptions())
+    config = WriteConfig(
+        str(store.root), FINGERPRINT, extra, "{}", 2, DecodeOptions(), CaptionConfig()
+    )
     rng = random.Random(number)
     writer = ShardWriter(spec, config, store)
     writer.add(

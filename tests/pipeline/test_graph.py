@@ -15,6 +15,7 @@ from facecap.pipeline.plan import ParquetFile, Plan
 from facecap.pipeline.settings import Settings, content_settings, resolve_models
 from facecap.pipeline.tar_input import TarPlan
 from facecap.transforms.read_rows import Columns, InputOptions
+from facecap.transforms.rewrite.options import RewriteOptions
 from facecap.transforms.tar_columns import TarColumns
 from facecap.transforms.worker import Run
 
@@ -31,14 +32,15 @@ def web_scale_tars() -> TarPlan:
     return TarPlan(tars, TarColumns.of(InputOptions()))
 
 
-def web_scale_pipeline(plan: Plan | TarPlan) -> beam.Pipeline:
-    settings, _ = resolve_models(Settings())
+def web_scale_pipeline(plan: Plan | TarPlan, backend: str = "none") -> beam.Pipeline:
+    settings, models = resolve_models(Settings())
+    settings = settings.model_copy(update={"rewrite": RewriteOptions(backend=backend)})
     build = BuildFile(
         fingerprint="f" * 64,
         rows_per_shard=10_000,
         shards=plan.shards,
         settings=content_settings(settings),
-        models={},
+        models=models,
         input={},
     )
     pipeline = beam.Pipeline(runner="FnApiRunner")
@@ -49,9 +51,10 @@ def web_scale_pipeline(plan: Plan | TarPlan) -> beam.Pipeline:
 READS = {Plan: ("ReadRows", "Download"), TarPlan: ("ReadTars",)}
 
 
+@pytest.mark.parametrize("backend", ["none", "openai", "transformers"])
 @pytest.mark.parametrize("plan", [web_scale_list(), web_scale_tars()], ids=["list", "tars"])
-def test_all_image_bytes_stay_in_one_fused_stage(plan: Plan | TarPlan) -> None:
-    proto = web_scale_pipeline(plan).to_runner_api()
+def test_all_image_bytes_stay_in_one_fused_stage(plan: Plan | TarPlan, backend: str) -> None:
+    proto = web_scale_pipeline(plan, backend).to_runner_api()
     _, stages = translations.create_and_optimize_stages(
         proto,
         phases=translations.standard_optimize_phases(),
@@ -59,6 +62,7 @@ def test_all_image_bytes_stay_in_one_fused_stage(plan: Plan | TarPlan) -> None:
     )
     names = (*READS[type(plan)], "ScreenRows", "ScreenBodies", "Detect", "Crop")
     names = (*names, "ClassifyAttributes", "ComposeCaption", "EncodeCrops")
+    names = (*names, *(["RewriteCaption"] if backend != "none" else []))
     line = {
         name: [s for s in stages if any(t.unique_name.split("/")[0] == name for t in s.transforms)]
         for name in (*names, "WriteShard")
@@ -71,4 +75,5 @@ def test_all_image_bytes_stay_in_one_fused_stage(plan: Plan | TarPlan) -> None:
 
 @pytest.mark.parametrize("plan", [web_scale_list(), web_scale_tars()], ids=["list", "tars"])
 def test_the_graph_of_fifty_million_urls_is_under_a_megabyte(plan: Plan | TarPlan) -> None:
-    assert len(web_scale_pipeline(plan).to_runner_api().SerializeToString()) < 1_000_000
+    graph = web_scale_pipeline(plan, "openai").to_runner_api()
+    assert len(graph.SerializeToString()) < 1_000_000

@@ -34,7 +34,10 @@ def test_the_same_records_give_the_same_bytes(dataset: Store) -> None:
 def test_an_empty_tar_is_not_listed(dataset: Store, build_file: BuildFile) -> None:
     records = read_records(dataset, build_file)
     records[1] = records[1].model_copy(update={"counts": Counts(rows=10)})
-    assert make_manifest(build_file, records)["tars"] == ["shards/000000.tar", "shards/000002.tar"]
+    assert make_manifest(build_file, records, None)["tars"] == [
+        "shards/000000.tar",
+        "shards/000002.tar",
+    ]
 
 
 def test_without_all_shards_there_is_no_manifest_but_the_reasons(

@@ -77,9 +77,34 @@ OTHER: dict[str, Any] = {
     "attributes.min_probability": 0.5,
     "attributes.min_labels": 1,
     "caption.seed": 1,
+    "attributes.minors": "keep",
     "caption.policy": "paper",
+    "caption.per_face": 3,
+    "caption.text": "alt_text",
     "caption.gender": "neutral",
+    "caption.hedge_below": 0.9,
     "caption.grammar": "grammar.yaml",
+    "rewrite.backend": "transformers",
+    "rewrite.model": "folder",
+    "rewrite.temperature": 0.0,
+    "rewrite.top_p": 1.0,
+    "rewrite.max_tokens": 50,
+    "rewrite.seed": 1,
+    "rewrite.prompts": "prompts.yaml",
+    "rewrite.styles": ["brief"],
+    "rewrite.structured": "never",
+    "rewrite.base_url": "https://example.org/v1",
+    "rewrite.api_key_env": "KEY",
+    "rewrite.concurrency": 1,
+    "rewrite.timeout_s": 5.5,
+    "rewrite.retries": 0,
+    "rewrite.min_answered": 0.5,
+    "rewrite.reuse": 2,
+    "rewrite.block_shards": 3,
+    "rewrite.batch_size": 2,
+    "rewrite.device": "cuda:1",
+    "rewrite.dtype": "float32",
+    "rewrite.revision": "main",
     "spark.job_server_jar": "server.jar",
     "spark.conf": ["spark.executor.memory=4g"],
     "flink.job_server_jar": "server.jar",
@@ -124,6 +149,15 @@ RUN = {
     "detect.model_path",
     "attributes.model_path",
     "caption.grammar",
+    "rewrite.prompts",
+    "rewrite.base_url",
+    "rewrite.api_key_env",
+    "rewrite.concurrency",
+    "rewrite.timeout_s",
+    "rewrite.retries",
+    "rewrite.min_answered",
+    "rewrite.batch_size",
+    "rewrite.device",
     "input.sample_ids",
     "screen.block_urls",
     "screen.block_domains",
@@ -141,8 +175,9 @@ FIXED_NAMES = {
     "decode": "max_pixels",
     "detect": "model model_path provider",
     "crop": "min_side min_score margin max_faces",
-    "attributes": "model model_path min_probability min_labels rule",
+    "attributes": "model model_path min_probability min_labels rule minors",
     "caption": "seed policy gender",
+    "rewrite": "backend base_url model concurrency",
 }
 
 DEFAULTS = {
@@ -154,7 +189,9 @@ DEFAULTS = {
     "crop.min_side": 128,
     "attributes.min_probability": 0.85,
     "attributes.min_labels": 6,
+    "attributes.minors": "careful",
     "caption.policy": "careful",
+    "rewrite.backend": "none",
 }
 
 
@@ -162,8 +199,12 @@ def override(names: set[str]) -> list[str]:
     return [f"{n}={yaml.safe_dump(OTHER[n], default_flow_style=True)}" for n in sorted(names)]
 
 
+REWRITING = load_settings(None, ["rewrite.backend=openai"])
+
+
 def changed(name: str) -> Settings:
-    return load_settings(None, override(TOGETHER if name in TOGETHER else {name}))
+    given = [] if name == "rewrite.backend" else ["rewrite.backend=openai"]
+    return load_settings(None, given + override(TOGETHER if name in TOGETHER else {name}))
 
 
 def test_the_promised_names_and_defaults_are_there() -> None:
@@ -182,9 +223,24 @@ def test_every_setting_is_described_and_tagged() -> None:
 
 @pytest.mark.parametrize("name", sorted(OTHER))
 def test_the_fingerprint_changes_with_content_and_with_nothing_else(name: str) -> None:
-    before, after = fingerprint(Settings(), {}, {}), fingerprint(changed(name), {}, {})
+    before, after = fingerprint(REWRITING, {}, {}), fingerprint(changed(name), {}, {})
     assert (after == before) == (name in RUN)
-    assert (name in content_settings(Settings())) == (name not in RUN)
+    assert (name in content_settings(REWRITING)) == (name not in RUN)
+
+
+def test_settings_of_a_rewriting_that_does_not_take_place_are_no_content() -> None:
+    rewriting = {name for name in content_settings(Settings()) if name.startswith("rewrite.")}
+    assert rewriting == set()
+    other = load_settings(None, ["rewrite.model=another"])
+    assert fingerprint(other, {}, {}) == fingerprint(Settings(), {}, {})
+    assert fingerprint(REWRITING, {}, {}) != fingerprint(Settings(), {}, {})
+
+
+def test_a_base_gives_way_to_a_file_and_to_overrides(tmp_path: Path) -> None:
+    base = {"crop.min_side": 50, "crop.margin": 0.5, "caption.seed": 9}
+    (tmp_path / "c.yaml").write_text("crop:\n  min_side: 60\n")
+    found = load_settings(tmp_path / "c.yaml", ["caption.seed=3"], base)
+    assert (found.crop.min_side, found.crop.margin, found.caption.seed) == (60, 0.5, 3)
 
 
 def test_the_fingerprint_changes_with_models_and_input() -> None:
@@ -303,6 +359,7 @@ def test_resolving_fills_in_the_score_and_names_every_models_hash() -> None:
         "detect.model": 64,
         "attributes.model": 64,
         "caption.grammar": 64,
+        "attributes.minors": 64,
     }
     kept, _ = resolve_models(load_settings(None, ["crop.min_score=0.5"]))
     assert kept.crop.min_score == 0.5

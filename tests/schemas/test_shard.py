@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from facecap.schemas.shard import (
     InputRange,
     ShardSpec,
     commit_file,
+    commit_generation,
     face_key,
     sample_key,
     shard_file,
@@ -53,3 +55,23 @@ def test_every_file_of_a_shard_has_a_place_of_its_own() -> None:
 def test_a_spec_counts_the_rows_of_its_ranges() -> None:
     spec = ShardSpec(3, 30, (InputRange("a", 7, 4), InputRange("b", 0, 6)))
     assert (spec.rows, spec.name) == (10, "000003")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("000012.json", (12, 1)),
+        ("000012.2.json", (12, 2)),
+        ("000012.10.json", (12, 10)),
+        ("000012.1.json", None),
+        ("000012.02.json", None),
+        ("12.json", None),
+        (".000012.json", None),
+        ("000012.json.bak", None),
+        ("000012.x.json", None),
+    ],
+)
+def test_generations_by_name(name: str, place: tuple[int, int] | None) -> None:
+    assert commit_generation(name) == place
+    if place is not None:
+        assert commit_file(*place) == f"commits/{name}"

@@ -10,18 +10,34 @@ import pytest
 
 from facecap.schemas.commit import CommitRecord, Counts
 from facecap.schemas.shard import SHARD_FILES, commit_file, shard_file
-from facecap.transforms.commit import attempt_file, clear, commit, finish, read_record
+from facecap.transforms.commit import (
+    attempt_file,
+    clear,
+    commit,
+    finish,
+    new_attempt,
+    read_generation,
+    read_record,
+    record_names,
+)
 from facecap.transforms.store import Store
 
 
-def write_attempt(store: Store, attempt: str, text: str) -> CommitRecord:
+def write_attempt(store: Store, attempt: str, text: str, generation: int = 1) -> CommitRecord:
     files = {}
     for kind in SHARD_FILES:
         name = attempt_file(attempt, kind)
         with store.write(name) as file:
             file.write(f"{kind} {text}".encode())
         files[kind] = store.entry(name, shard_file(kind, 3))
-    return CommitRecord(shard=3, attempt=attempt, fingerprint="f", files=files, counts=Counts())
+    return CommitRecord(
+        shard=3,
+        generation=generation,
+        attempt=attempt,
+        fingerprint="f",
+        files=files,
+        counts=Counts(),
+    )
 
 
 def contents(store: Store) -> dict[str, str]:
@@ -194,3 +210,96 @@ def test_the_own_record_whose_answer_was_lost_is_a_success(
     monkeypatch.setattr(os, "link", linked)
     assert commit(store, record) == record
     assert contents(store)["tar"] == "tar one"
+
+
+# Generations: a shard is written anew
+
+
+def test_the_next_generation_takes_the_place_of_the_last(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    commit(store, write_attempt(store, "000003-a", "one"))
+    for generation, text in ((2, "two"), (3, "three")):
+        record = write_attempt(store, new_attempt(3, generation), text, generation)
+        assert commit(store, record) == record == read_record(store, 3)
+        assert set(contents(store).values()) == {f"{kind} {text}" for kind in SHARD_FILES}
+    assert store.list("commits") == ["000003.2.json", "000003.3.json", "000003.json"]
+    assert record_names(record) == "commits/000003.json to commits/000003.3.json"
+    assert store.list("_attempts") == []
+
+
+def test_of_many_that_follow_one_generation_one_wins(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    commit(store, write_attempt(store, "000003-a", "one"))
+    records = [write_attempt(store, f"000003-2g{n}", f"attempt {n}", 2) for n in range(8)]
+    start = threading.Barrier(len(records))
+    winners: list[CommitRecord] = []
+
+    def race(record: CommitRecord) -> None:
+        start.wait()
+        winners.append(commit(store, record))
+
+    threads = [threading.Thread(target=race, args=(r,)) for r in records]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {w.attempt for w in winners} == {winners[0].attempt} and len(winners) == 8
+    number = winners[0].attempt.partition("g")[2]
+    assert set(contents(store).values()) == {f"{kind} attempt {number}" for kind in SHARD_FILES}
+    assert store.list("_attempts") == []
+
+
+def test_a_builds_late_attempt_does_not_undo_a_generation(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    zombie = write_attempt(store, "000003-z", "zombie")
+    first = write_attempt(store, "000003-a", "one")
+    commit(store, first)
+    second = write_attempt(store, "000003-2ga", "two", 2)
+    commit(store, second)
+    assert commit(store, zombie) == second
+    finish(store, first)  # somebody who read the record before
+    assert contents(store)["tar"] == "tar two"
+
+
+@pytest.mark.parametrize("moved", range(5))
+def test_a_generation_killed_between_two_moves_is_finished(tmp_path: Path, moved: int) -> None:
+    store = Store(tmp_path)
+    commit(store, write_attempt(store, "000003-a", "one"))
+    record = write_attempt(store, "000003-2ga", "two", 2)
+    store.create(commit_file(3, 2), record.to_json())
+    for kind in list(SHARD_FILES)[:moved]:
+        store.move(attempt_file(record.attempt, kind), shard_file(kind, 3))
+    clear(store, record.attempt)
+    found = read_record(store, 3)
+    assert found == record
+    finish(store, found)
+    assert set(contents(store).values()) == {f"{kind} two" for kind in SHARD_FILES}
+
+
+def test_an_attempt_at_the_next_generation_is_dead_only_when_that_is_won(tmp_path: Path) -> None:
+    """On an object store nobody knows whether a machine still works at it."""
+
+    class Remote(Store):
+        is_remote = True
+
+    store = Remote(tmp_path)
+    commit(store, write_attempt(store, "000003-a", "one"))
+    working = write_attempt(store, "000003-2gb", "two", 2)
+    lost = write_attempt(store, "000003-c", "lost")
+    for attempt in (working.attempt, lost.attempt):
+        clear(store, attempt)
+    assert store.list("_attempts") == ["000003-2gb"]
+    other = write_attempt(store, "000003-2gd", "other", 2)
+    assert commit(store, other) == other
+    clear(store, working.attempt)
+    assert store.list("_attempts") == []
+
+
+def test_a_record_of_another_generation_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = write_attempt(store, "000003-a", "one")
+    store.create(commit_file(3), record.to_json())
+    store.create(commit_file(3, 2), record.to_json())
+    with pytest.raises(ValueError, match=r"commits/000003\.2\.json: is the record of generation 1"):
+        read_record(store, 3)
+    assert read_generation(store, 3, 1) == record

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Fetched, ImageInfo, Sample
 from facecap.schemas.tables import LEDGER, METADATA
+from facecap.transforms.caption_columns import CaptionConfig
 from facecap.transforms.rows import ledger_row, metadata_row, to_json
 from tests.samples import FACE_DROPS, face
 
@@ -42,9 +43,9 @@ def strictly(text: bytes) -> Any:
 
 def test_a_row_has_every_column() -> None:
     assert list(ledger_row(KEPT)) == LEDGER.names
-    row = metadata_row("k", KEPT, KEPT.faces[0])
+    row = metadata_row("k", KEPT, KEPT.faces[0], CaptionConfig())
     assert list(row) == [*METADATA.names, "similarity", "input_caption"]
-    assert row["caption"] == KEPT.faces[0].caption and row["input_caption"] == "theirs"
+    assert row["caption"] == KEPT.faces[0].captions[0].raw and row["input_caption"] == "theirs"
 
 
 def test_a_ledger_row_says_what_became_of_row_and_faces() -> None:

@@ -22,6 +22,7 @@ from facecap.schemas.outcomes import Drop, Reason, Stage
 from facecap.schemas.sample import Fetched, ImageInfo, Sample, SampleBatch
 from facecap.schemas.shard import InputRange, ShardSpec
 from facecap.transforms import rejects
+from facecap.transforms.caption_columns import CaptionConfig
 from facecap.transforms.commit import read_record
 from facecap.transforms.decode import DecodeOptions
 from facecap.transforms.rejects import RejectSampler
@@ -39,7 +40,9 @@ BROKEN = Drop(Stage.CROP, Reason.INTERNAL_ERROR, "ArithmeticError 0123")
 
 
 def config(output: Path, reject_samples: int = 2) -> WriteConfig:
-    return WriteConfig(str(output), "f", EXTRA, "{}", reject_samples, DecodeOptions())
+    return WriteConfig(
+        str(output), "f", EXTRA, "{}", reject_samples, DecodeOptions(), CaptionConfig()
+    )
 
 
 def spec(number: int, rows: int) -> ShardSpec:

@@ -1,0 +1,287 @@
+"""Rewriting for real: builds that ask a server, and recaptions of a finished dataset, killed and
+raced."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from facecap.pipeline import cli
+from tests import builds
+from tests.llm_server import LlmServer
+from tests.servers import ImageServer
+
+FACECAP = [sys.executable, "-m", "facecap.pipeline.cli"]
+SHARDS = 7
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LlmServer]:
+    """A truthful server."""
+    with LlmServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plain(
+    photo_list: Path, photo_server: ImageServer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A dataset with the grammar's captions, two for each face."""
+    output = tmp_path_factory.mktemp("plain") / "out"
+    result = builds.run(
+        builds.command(photo_list, output, photo_server, sets=["caption.per_face=2"])
+    )
+    assert result.returncode == 0, result.stderr
+    return output
+
+
+@pytest.fixture
+def dataset(plain: Path, tmp_path: Path) -> Path:
+    """A copy of `plain` to be recaptioned."""
+    return Path(shutil.copytree(plain, tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def rewritten(plain: Path, llm: LlmServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`plain` with the server's captions."""
+    output = Path(shutil.copytree(plain, tmp_path_factory.mktemp("rewritten") / "out"))
+    result = recaption(output, llm)
+    assert result.returncode == 0, result.stderr
+    return output
+
+
+def asking(server: LlmServer, *more: str) -> list[str]:
+    return ["rewrite.backend=openai", f"rewrite.base_url={server.base_url}", *more]
+
+
+def command(output: Path, server: LlmServer, *sets: str, more: tuple[str, ...] = ()) -> list[str]:
+    flags = [flag for one in asking(server, *sets) for flag in ("--set", one)]
+    return [*FACECAP, "recaption", str(output), *flags, *more]
+
+
+def recaption(
+    output: Path, server: LlmServer, *sets: str, more: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return builds.run(command(output, server, *sets, more=more))
+
+
+def verify(output: Path) -> str:
+    return builds.run([*FACECAP, "verify", str(output)]).stdout
+
+
+def metadata(output: Path) -> list[dict[str, Any]]:
+    files = sorted((output / "metadata").iterdir())
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def members(output: Path, kind: str) -> dict[str, bytes]:
+    found = {}
+    for file in sorted((output / "shards").iterdir()):
+        with tarfile.open(file) as tar:
+            for name in tar.getnames():
+                if name.endswith(kind):
+                    found[name] = tar.extractfile(name).read()
+    return found
+
+
+def test_captions_change_and_nothing_else_does(plain: Path, rewritten: Path) -> None:
+    assert verify(rewritten) == f"sound: {SHARDS} shards\n"
+    before, after = metadata(plain), metadata(rewritten)
+    ours = {"caption", "caption_source", "rewritten_caption", "rewrite_fault", "captions"}
+    assert len(after) == len(before) >= 7
+    for was, now in zip(before, after, strict=True):
+        assert {k: v for k, v in was.items() if k not in ours} == {
+            k: v for k, v in now.items() if k not in ours
+        }
+        assert now["caption_source"] == "rewrite" and now["caption"] == now["rewritten_caption"]
+        assert [c["raw_caption"] for c in now["captions"]] == [
+            c["raw_caption"] for c in was["captions"]
+        ]
+        first, second = now["captions"]
+        assert first["rewrite"]["seed"] != second["rewrite"]["seed"]
+        assert {first["rewrite"]["key"], second["rewrite"]["key"]} == {now["key"]}
+    assert members(plain, ".jpg") == members(rewritten, ".jpg")
+    texts = {f"{row['key']}.txt": row["caption"].encode() for row in after}
+    assert members(rewritten, ".txt") == texts
+    for name, data in members(rewritten, ".json").items():
+        row = next(row for row in after if name == f"{row['key']}.json")
+        assert json.loads(data)["captions"] == row["captions"]
+    assert builds.ledger(plain) == builds.ledger(rewritten)
+    manifest = json.loads((rewritten / "dataset.json").read_text())
+    assert manifest["captions"] == {"rewrite": 2 * len(after)}
+    assert {shard["generation"] for shard in manifest["per_shard"]} == {2}
+    assert manifest["recaption"]["settings"]["rewrite.backend"] == "openai"
+
+
+def test_a_build_that_asks_writes_the_same(
+    rewritten: Path, photo_list: Path, photo_server: ImageServer, llm: LlmServer, tmp_path: Path
+) -> None:
+    sets = asking(llm, "caption.per_face=2", "rewrite.concurrency=3")
+    result = builds.run(builds.command(photo_list, tmp_path / "out", photo_server, sets=sets))
+    assert result.returncode == 0 and "captions: rewrite" in result.stderr, result.stderr
+    assert verify(tmp_path / "out") == f"sound: {SHARDS} shards\n"
+    assert metadata(tmp_path / "out") == metadata(rewritten)
+    for kind in ("jpg", "json", "txt"):
+        assert members(tmp_path / "out", kind) == members(rewritten, kind)
+
+
+def test_the_same_command_again_asks_nothing(rewritten: Path, plain: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(plain, tmp_path / "out"))
+    with LlmServer() as server:
+        assert recaption(output, server).returncode == 0
+        assert builds.dataset_bytes(output) == builds.dataset_bytes(rewritten)
+        asked = len(server.requests())
+        assert recaption(output, server).returncode == 0
+        assert len(server.requests()) == asked + 1, "only whether it is there"
+    assert builds.dataset_bytes(output) == builds.dataset_bytes(rewritten)
+
+
+def test_every_caption_is_accounted_for_among_all_faults(dataset: Path) -> None:
+    rates = ["429=0.1", "500=0.1", "reset=0.05", "malformed=0.1", "liar=0.1", "negator=0.1"]
+    with LlmServer(rate=rates, draw_by="attempt") as server:
+        result = recaption(dataset, server, "rewrite.retries=8")
+    assert result.returncode == 0, result.stderr
+    assert verify(dataset) == f"sound: {SHARDS} shards\n"
+    counts: Counter[str] = Counter()
+    for row in metadata(dataset):
+        for caption in row["captions"]:
+            fault = caption["rewrite_fault"]
+            counts[f"grammar/{fault}" if fault else caption["caption_source"]] += 1
+            if fault:
+                assert caption["caption"] == caption["raw_caption"] and caption["rewrite"]["error"]
+                assert caption["rewritten_caption"] is None
+    assert counts["rewrite"] and json.loads((dataset / "dataset.json").read_text())[
+        "captions"
+    ] == dict(counts)
+
+
+def test_other_settings_wait_for_the_first_to_end(dataset: Path, llm: LlmServer) -> None:
+    first = recaption(dataset, llm, more=("--shards", "0,2-3"))
+    assert first.returncode == 0, first.stderr
+    faults = verify(dataset)
+    assert "shard 000001: has the captions of recaption 0, the newest is 1" in faults
+    other = recaption(dataset, llm, "rewrite.seed=1")
+    assert other.returncode == 2
+    assert "4 of 7 shards to do: rewrite.seed (was 0, is 1)" in other.stderr
+    assert recaption(dataset, llm).returncode == 0
+    assert verify(dataset) == f"sound: {SHARDS} shards\n"
+    assert recaption(dataset, llm, "rewrite.seed=1").returncode == 0
+    assert verify(dataset) == f"sound: {SHARDS} shards\n"
+    assert (dataset / "recaptions/002.json").exists()
+    assert json.loads((dataset / "commits/000000.3.json").read_text())["recaption"] == 2
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2))])
+def test_killed_and_continued_it_ends_in_the_same_bytes(
+    dataset: Path, rewritten: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    with LlmServer(latency=60) as server:
+        for _ in range(3):
+            process = builds.start(command(dataset, server, "rewrite.concurrency=1"))
+            time.sleep(rng.uniform(3.0, 7.0))
+            builds.kill(process, group=bool(seed % 2))
+            assert not [f for f in verify(dataset).splitlines() if "is not what" in f]
+        result = recaption(dataset, server)
+    assert result.returncode == 0, result.stderr
+    assert verify(dataset) == f"sound: {SHARDS} shards\n"
+    assert builds.dataset_bytes(dataset) == builds.dataset_bytes(rewritten)
+    assert not (dataset / "_attempts").exists()
+
+
+def test_two_at_once_end_in_the_same_bytes(dataset: Path, rewritten: Path) -> None:
+    with LlmServer(latency=20) as server:
+        both = [builds.start(command(dataset, server)) for _ in range(2)]
+        assert [process.wait(120) for process in both] == [0, 0]
+    assert verify(dataset) == f"sound: {SHARDS} shards\n"
+    assert builds.dataset_bytes(dataset) == builds.dataset_bytes(rewritten)
+
+
+def test_no_text_is_used_more_often_than_allowed(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LlmServer() as server:
+        result = recaption(dataset, server, "rewrite.reuse=3", "rewrite.block_shards=4")
+        assert result.returncode == 0, result.stderr
+        calls = len(server.requests()) - 1
+        flags = command(dataset, server, "rewrite.reuse=3", more=("--shards", "1"))
+        assert cli.run(flags[3:]) == 2
+        assert "go together" in capsys.readouterr().err
+    rows = metadata(dataset)
+    used = Counter(
+        (c["rewrite"]["key"], n, row["key"][:6] >= "000004")
+        for row in rows
+        for n, c in enumerate(row["captions"])
+    )
+    assert max(used.values()) == 3 and len(used) == calls < 2 * len(rows)
+    assert verify(dataset) == f"sound: {SHARDS} shards\n"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "named"),
+    [("401", "rewrite.api_key_env"), ("404_model", "rewrite.model"), ("reset", "rewrite.base_url")],
+)
+def test_a_server_that_will_not_do_changes_nothing(
+    plain: Path, capsys: pytest.CaptureFixture[str], schedule: str, named: str
+) -> None:
+    before = builds.dataset_bytes(plain)
+    with LlmServer(schedule=schedule) as server:
+        assert cli.run(command(plain, server)[3:]) == 2
+    said = capsys.readouterr().err
+    assert named in said and said.count("\n") == 1, said
+    assert builds.dataset_bytes(plain) == before
+    assert not (plain / "recaptions").exists()
+
+
+def test_a_server_that_fails_leaves_the_old_captions(dataset: Path, plain: Path) -> None:
+    with LlmServer(force=["500=The"]) as server:
+        result = recaption(dataset, server, "rewrite.retries=0", "rewrite.concurrency=50")
+    assert result.returncode == 1, result.stderr
+    assert "rewrite.min_answered" in result.stderr and "keeps its captions" in result.stderr
+    kept = {row["key"]: row["caption"] for row in metadata(plain)}
+    failed = [r for r in metadata(dataset) if r["caption_source"] == "grammar"]
+    assert failed and all(row["caption"] == kept[row["key"]] for row in failed)
+
+
+@pytest.mark.parametrize(
+    ("sets", "named"),
+    [
+        (["crop.min_side=99"], "crop.min_side: a recaption changes captions only"),
+        (["attributes.minors=drop"], "attributes.minors"),
+        (["rewrite.base_url=ftp://x/"], "rewrite.base_url"),
+        (["rewrite.styles=[none]"], "rewrite.styles"),
+        (["rewrite.prompts=none.yaml"], "rewrite.prompts"),
+    ],
+)
+def test_what_is_no_caption_is_refused(
+    plain: Path, llm: LlmServer, capsys: pytest.CaptureFixture[str], sets: list[str], named: str
+) -> None:
+    assert cli.run(command(plain, llm, *sets)[3:]) == 2
+    said = capsys.readouterr().err
+    assert named in said and said.count("\n") == 1
+    assert not (plain / "recaptions").exists()
+
+
+def test_reuse_is_not_for_builds(
+    photo_list: Path,
+    photo_server: ImageServer,
+    llm: LlmServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sets = asking(llm, "rewrite.reuse=2")
+    arguments = builds.command(photo_list, tmp_path / "out", photo_server, sets=sets)
+    assert cli.run(arguments[3:]) == 2
+    assert "rewrite.reuse" in capsys.readouterr().err
