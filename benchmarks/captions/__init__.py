@@ -1,0 +1,1 @@
+"""What the captions are like: statistics of their text, grammar errors, reuse of rewrites."""
