@@ -173,6 +173,10 @@ def _started(fleet: Fleet, work: Work, settings: Settings) -> list[tuple[str, st
         if limits.respect_robots:
             text = f"asked for up to {processes:,} times per host: each process has its own cache"
             told.append(("robots.txt", text))
+    if settings.rewrite.backend == "openai":
+        rewrite = settings.rewrite
+        text = f"{_times(rewrite.concurrency, fleet.all_processes)} requests at a time"
+        told.append(("rewriting", f"{text} to {rewrite.base_url}; not in the estimate"))
     return told
 
 

@@ -46,6 +46,14 @@ def test_limits_are_told_times_the_number_of_worker_processes() -> None:
     assert "robots.txt" not in plan_text(local_fleet(2), FIFTY_MILLION, settings)
 
 
+def test_a_rewriting_is_told_with_its_requests() -> None:
+    fleet = Fleet("spark", "spark://a:7077", 10, 4, 4)
+    settings = load_settings(overrides=["rewrite.backend=openai", "rewrite.concurrency=8"])
+    text = line(plan_text(fleet, FIFTY_MILLION, settings), "rewriting")
+    assert "8 x 40 processes = 320 requests" in text and "not in the estimate" in text
+    assert "rewriting" not in plan_text(fleet, FIFTY_MILLION, load_settings())
+
+
 def test_a_gpu_machine_has_one_process_whose_threads_share_the_model() -> None:
     text = plan_text(gpu_fleet(), FIFTY_MILLION, load_settings())
     assert line(text, "workers") == "50 processes, threads in each: 8"
