@@ -20,6 +20,7 @@ from facecap.schemas.sample import Sample, SampleBatch
 from facecap.schemas.shard import InputRange, ShardSpec
 from facecap.transforms import store as store_module
 from facecap.transforms import worker
+from facecap.transforms.caption_columns import CaptionConfig
 from facecap.transforms.commit import finish, read_record
 from facecap.transforms.decode import DecodeOptions
 from facecap.transforms.store import DiskFailed, Store
@@ -70,7 +71,7 @@ def finished_samples() -> tuple[Sample, ...]:
 def build_shard(output: Path) -> None:
     """One attempt at a shard of 100 rows, as a worker makes it."""
     extra = pa.schema([("similarity", pa.float64())])
-    config = WriteConfig(str(output), "f", extra, "{}", 8, DecodeOptions())
+    config = WriteConfig(str(output), "f", extra, "{}", 8, DecodeOptions(), CaptionConfig())
     writer = ShardWriter(SPEC, config, Store(output))
     try:
         writer.add(SampleBatch(SPEC, finished_samples()))

@@ -31,7 +31,7 @@ def add(pipeline: beam.Pipeline, plan: Plan | TarPlan, output: str = OUTPUT) -> 
         rows_per_shard=10_000,
         shards=plan.shards,
         settings=content_settings(settings),
-        models={},
+        models={"attributes.model": "0" * 64},
         input={},
     )
     add_graph(pipeline, plan.specs(), settings, plan, build, output, Run())
