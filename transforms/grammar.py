@@ -155,7 +155,8 @@ def _alternative(rule: str, item: Any) -> Alternative:
 
 
 def _phrases(grammar: Grammar) -> Mapping[str, tuple[Phrase, ...]]:
-    """Every phrase of every kind, by the topic of the label that it states first."""
+    """Every phrase of every kind, by the topic of the label that it states first; an adjective by
+    the topics of all its labels."""
     topic_of = {label: name for name, topic in grammar.topics.items() for label in topic}
     found: dict[str, list[Phrase]] = {name: [] for name in grammar.topics}
     count = 0
@@ -164,9 +165,13 @@ def _phrases(grammar: Grammar) -> Mapping[str, tuple[Phrase, ...]]:
             for whole in _expansions(grammar, alternative):
                 labels = [label for label, _ in MARK.findall(whole.text)]
                 weight = whole.weight * GROUPING ** (len(labels) - 1)
-                found[topic_of[labels[0]]].append(
-                    Phrase(kind, whole.text, frozenset(labels), weight, whole.people, whole.hedge)
+                phrase = Phrase(
+                    kind, whole.text, frozenset(labels), weight, whole.people, whole.hedge
                 )
+                # Of adjectives, the one that states the most has to be found from every topic.
+                topics = [topic_of[label] for label in labels]
+                for topic in dict.fromkeys(topics if kind == "adjective" else topics[:1]):
+                    found[topic].append(phrase)
                 count += 1
                 if count > MAX_PHRASES:
                     raise GrammarError(f"rule {kind}: over {MAX_PHRASES} phrases")

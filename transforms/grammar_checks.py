@@ -30,7 +30,6 @@ FRAMES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         ("opening", ["noun"], ["picture", "vp", "whose", *PARTS[:-1]]),
         ("later", [], ["vp", "noun", *PARTS]),
         ("vp", [], PARTS[:-1]),
-        ("vp_again", [], PARTS[:-1]),
         ("camera", [], []),
         ("pair", ["one", "two"], []),
         ("pair_last", ["one", "two"], []),

@@ -32,7 +32,7 @@ MAX_CACHED = 20_000
 @dataclass(frozen=True)
 class Grammar:
     """A checked grammar. `sha256` is the hash of its file; `phrases` has for each topic all
-    phrases whose first label is of that topic."""
+    phrases whose first label is of that topic, and all adjectives with a label of it."""
 
     sha256: str
     verbs: Mapping[str, str]

@@ -37,6 +37,7 @@ SLOT = re.compile(r"\{(\w+)\}")
 SYMBOL = re.compile(r"<(\w+)>")
 TIGHT = re.compile(r"(?<!,) and ")
 WITH = re.compile(r"\bwith\b")
+BEHIND_WITH = re.compile(r"\bwith \{(\w+)\}")
 LONG = re.compile(r",| and |\b(?:no|not|without)\b")
 
 T = TypeVar("T")
@@ -101,15 +102,15 @@ class Alternative:
         return bool(TIGHT.search(self.text))
 
     @cached_property
-    def has_with(self) -> bool:
-        """Whether no phrase in the sentence may have a second "with"."""
-        return bool(WITH.search(self.text))
+    def behind_with(self) -> frozenset[str]:
+        """The kinds of phrase that stand behind a "with", and must not have a second."""
+        return frozenset(BEHIND_WITH.findall(self.text))
 
     @cached_property
     def free(self) -> bool:
         """Whether it can be used of anybody, whatever the phrases in its holes are."""
         limited = self.people or self.topics or self.many
-        return not (limited or self.tight or self.has_with or self.whose)
+        return not (limited or self.tight or self.behind_with or self.whose)
 
     @cached_property
     def whose(self) -> bool:
@@ -119,7 +120,7 @@ class Alternative:
         """Whether lists of these shapes may stand in its holes and elsewhere in the sentence."""
         if self.free:
             return True
-        if self.has_with and any([shape.has_with for shape in shapes]):
+        if any([shape.has_with and shape.kind in self.behind_with for shape in shapes]):
             return False
         mine = [shape for shape in shapes if shape.kind in self.holes]
         if self.tight and any([shape.long for shape in mine]):

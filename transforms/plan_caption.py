@@ -26,14 +26,18 @@ from facecap.transforms.grammar_rules import (
     plain_words,
 )
 
-MAX_LIST = {"has": 3, "wears": 3, "is": 2, "does": 2, "absolute": 1, "clause": 2, "sentence": 1}
+MAX_LIST = {"has": 3, "wears": 3, "is": 1, "does": 1, "absolute": 1, "clause": 2, "sentence": 1}
 """Phrases of each kind in one list."""
 
-REACHING = {"with", "on", "under", "beneath", "above", "over", "behind", "of"}
+REACHING = {"with", "on", "under", "beneath", "above", "over", "across", "behind", "of"}
 """Words that could take along what is said behind them."""
 
 FAR_REACHING = re.compile(r"\b(?:no|not|without|framing)\b")
 """Words that would."""
+
+ADJECTIVE_ALONE = 0.2
+"""How often the first sentence is about the adjectives alone, where others follow: "This is a photo
+of a smiling young woman." """
 
 MAX_STATED = 5
 """Labels in one sentence, the adjectives of the person not counted, before it is called long."""
@@ -110,10 +114,18 @@ def plan_caption(
     target = _sentence_count(sum(part.stated for part in parts), rng)
     while len(plan.sentences) > target and _merge_two(plan.sentences, grammar, rng):
         pass
-    plan.sentences.sort(key=lambda s: (_can_be_later(s, grammar), _is_of_the_picture(s)))
+    poor = 1 if plan.adjective else 0  # That one comes first: the adjective is in it.
+    while sum(map(_is_poor, plan.sentences)) > poor:
+        if not _merge_two(plan.sentences, grammar, rng, poor=True):
+            break
+    plan.sentences.sort(
+        key=lambda s: (_can_be_later(s, grammar), _is_of_the_picture(s), not _is_poor(s))
+    )
     first = plan.sentences[0] if plan.sentences else {"sentence": None}
     if "sentence" in first and (plan.picture or plan.adjective or "Male" in labels):
         _put_first(plan, labels)
+    elif plan.adjective and _can_wait(plan.sentences, grammar) and rng.random() < ADJECTIVE_ALONE:
+        plan.sentences.insert(0, {})
     return plan
 
 
@@ -130,7 +142,9 @@ def _parts(
     topics = [name for name, topic in grammar.by_topic.items() if not left.isdisjoint(topic)]
     parts: list[Part] = []
     while topics:
-        topic = pick(topics, [1.0] * len(topics), rng)
+        # The first topic of the grammar comes first: its adjectives would find their place taken.
+        first = topics[0] == next(iter(grammar.by_topic))
+        topic = topics[0] if first else pick(topics, [1.0] * len(topics), rng)
         topics.remove(topic)
         sure: list[Phrase] = []
         unsure: list[Phrase] = []
@@ -195,17 +209,22 @@ def _sentence_count(stated: int, rng: random.Random) -> int:
     if stated <= 2:
         return 1
     if stated <= 5:
-        return pick((1, 2), (1, 3), rng)
+        return pick((1, 2), (1, 4), rng)
     return pick((2, 3), (1, 1), rng) if stated <= 8 else pick((3, 4), (1, 1), rng)
 
 
-def _merge_two(sentences: list[Sentence], grammar: Grammar, rng: random.Random) -> bool:
-    """Merges two of `sentences`, preferably neighbours; False where no two can be merged."""
+def _merge_two(
+    sentences: list[Sentence], grammar: Grammar, rng: random.Random, poor: bool = False
+) -> bool:
+    """Merges two of `sentences`, preferably neighbours, with `poor` at least one of them a poor
+    one; False where no two can be merged."""
     first_taken = any(not _can_be_later(sentence, grammar) for sentence in sentences)
     pairs = [(i, j) for j in range(len(sentences)) for i in range(j)]
-    # Neighbours share a topic or follow each other by chance; "she smiles" is a poor sentence.
+    if poor:
+        pairs = [(i, j) for i, j in pairs if _is_poor(sentences[i]) or _is_poor(sentences[j])]
+    # Neighbours share a topic or follow each other by chance.
     weights = [
-        (4.0 if j == i + 1 else 1.0) * (1.0 + _is_poor(sentences[i]) + _is_poor(sentences[j]))
+        (4.0 if j == i + 1 else 1.0) * (1 + 2 * _is_poor(sentences[i]) + 2 * _is_poor(sentences[j]))
         for i, j in pairs
     ]
     while pairs:
@@ -218,8 +237,9 @@ def _merge_two(sentences: list[Sentence], grammar: Grammar, rng: random.Random) 
     return False
 
 
-def _is_poor(sentence: Sentence) -> float:
-    return 2.0 if len(sentence) == 1 and ("is" in sentence or "does" in sentence) else 0.0
+def _is_poor(sentence: Sentence) -> bool:
+    """Whether it states a single label: "she smiles" reads like an afterthought."""
+    return sum([part.stated for part in sentence.values()]) == 1
 
 
 def _merged(one: Sentence, other: Sentence) -> Sentence:
@@ -234,7 +254,10 @@ def _fit(one: Sentence, other: Sentence, first_taken: bool, grammar: Grammar) ->
     (`first_taken`), as one that can stand later."""
     if "sentence" in one or "sentence" in other:
         return False
-    if ("clause" in one) != ("clause" in other) and len(one) + len(other) > 2:
+    clauses = ("clause" in one) + ("clause" in other)
+    if clauses and _topics(one) != _topics(other):
+        return False
+    if clauses == 1 and len(one) + len(other) > 2:
         return False
     if sum([part.stated for part in (*one.values(), *other.values())]) > MAX_STATED:
         return False
@@ -242,6 +265,16 @@ def _fit(one: Sentence, other: Sentence, first_taken: bool, grammar: Grammar) ->
         return False
     first, later = grammar.places(shapes(_merged(one, other)))
     return first and (later or not first_taken)
+
+
+def _can_wait(sentences: list[Sentence], grammar: Grammar) -> bool:
+    """Whether they are worth a first sentence that says less, and may follow it."""
+    stated = sum([part.stated for sentence in sentences for part in sentence.values()])
+    return stated > 3 and 1 < len(sentences) < 4 and _can_be_later(sentences[0], grammar)
+
+
+def _topics(sentence: Sentence) -> frozenset[str]:
+    return frozenset().union(*[part.shape.topics for part in sentence.values()])
 
 
 def shapes(sentence: Sentence) -> Shapes:

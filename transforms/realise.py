@@ -23,7 +23,7 @@ from facecap.transforms.grammar_rules import (
 )
 from facecap.transforms.plan_caption import Part, Plan, Sentence, plan_caption, shapes
 
-MAX_DRAFTS = 8
+MAX_DRAFTS = 12
 """Captions drawn until one has nothing in it that the grammar avoids; the best is taken."""
 
 
@@ -85,12 +85,11 @@ def seeded(seed: int, key: str) -> random.Random:
 
 class _Writer:
     """Writes the sentences of one caption, with slots, marks and without capitals or full stops;
-    it remembers which alternatives were `used`, and which kinds of phrase were `said`."""
+    it remembers which alternatives were `used`."""
 
     def __init__(self, grammar: Grammar, rng: random.Random, plan: Plan, person: str) -> None:
         self.grammar, self.rng, self.plan, self.person = grammar, rng, plan, person
         self.used: set[str] = set()
-        self.said: set[str] = set()
         self.first = True
 
     def sentence(self, parts: Sentence) -> str:
@@ -109,7 +108,6 @@ class _Writer:
             text = text.replace("{picture}", self.plan.picture)
         if frame.tail:
             text = self._join("and_clause", text, self._list(parts["clause"]))
-        self.said.update(parts)
         return text
 
     def _frame(self, parts: Sentence, first: bool) -> tuple[Frame, list[Alternative]]:
@@ -124,7 +122,7 @@ class _Writer:
                     continue
                 if first and self.plan.picture and "picture" not in alternative.slots:
                     continue
-                verb_phrases = self._verb_phrases(frame.rest, lists, first) if frame.rest else []
+                verb_phrases = self._verb_phrases(frame.rest, lists) if frame.rest else []
                 if frame.rest and not verb_phrases:
                     continue
                 usable.append(alternative)
@@ -140,12 +138,8 @@ class _Writer:
                 return False
         return alternative.suits(lists)
 
-    def _verb_phrases(self, kinds: frozenset[str], lists: Shapes, first: bool) -> list[Alternative]:
-        found = [phrase for phrase in self.grammar.verb_phrases(kinds) if phrase.suits(lists)]
-        again = self.grammar.rules["vp_again"]
-        if first or not kinds <= self.said or any([a.text in self.used for a in again]):
-            return found
-        return found + [a for a in again if a.holes == kinds and a.suits(lists)]
+    def _verb_phrases(self, kinds: frozenset[str], lists: Shapes) -> list[Alternative]:
+        return [phrase for phrase in self.grammar.verb_phrases(kinds) if phrase.suits(lists)]
 
     def _fill(self, text: str, kind: str, part: Part) -> str:
         """`text` with the phrases of `part` in its place for them, if it has one."""

@@ -106,8 +106,8 @@ def test_no_two_labels_share_a_wording() -> None:
         (lambda d: d["topics"]["elementary"].append("Tall"), "topics: no rule can say Tall of a"),
         (lambda d: d["topics"].pop("photograph"), "topics: Blurry is said by a rule but"),
         (
-            lambda d: d["rules"]["is"].remove(
-                {"say": "[No_Beard:without] {a} beard", "weight": 0.3}
+            lambda d: d["rules"]["does"].remove(
+                {"say": "{appear} to have [No_Beard:no] beard", "hedge": "self"}
             ),
             "topics: No_Beard of a woman cannot be hedged",
         ),

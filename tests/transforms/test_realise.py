@@ -154,26 +154,30 @@ def test_hedges_are_said_of_the_doubtful_labels_alone() -> None:
 
 
 def test_only_male() -> None:
-    form = r"(?:The|This) \S+ (?:shows|captures|depicts) a man\.|This is an? \S+ of a man\."
+    shows = "shows|captures|depicts|features|presents"
+    form = rf"(?:The|This) \D+ (?:{shows}) a man\.|(?:This is )?an? \D+ of a man\."
     for seed in range(60):
         text, stated = realise(("Male",), "man", GRAMMAR, random.Random(seed))
-        assert stated == ("Male",) and re.fullmatch(form, text), text
+        assert stated == ("Male",) and re.fullmatch(form, text, re.I), text
 
 
 def test_blurry_is_said_of_the_picture() -> None:
     for seed in range(40):
         text, _ = realise(("Blurry",), "woman", GRAMMAR, random.Random(seed))
-        assert re.search(r"^The \S+ is .*blurry\.$|(?:blurr(?:y|ed)|out-of-focus) \S+ ", text), text
+        assert re.search(
+            r"^The [\w -]+ is .*blurry\.$|(?:blurr(?:y|ed)|out-of-focus) \S+ ", text
+        ), text
         text, stated = realise(("Blurry", "Male"), "man", GRAMMAR, random.Random(seed))
         assert set(stated) == {"Blurry", "Male"} and " man" in text
 
 
 def test_one_word_for_the_picture() -> None:
-    cameras = [alternative.text for alternative in GRAMMAR.rules["camera"]]
+    cameras = sorted((a.text for a in GRAMMAR.rules["camera"]), key=len, reverse=True)
+    camera = re.compile(rf"\b(?:{'|'.join(cameras)})\b")
     for seed in range(200):
         labels = ("Blurry", "Smiling", "Bald")
         text, _ = realise(labels, "man", GRAMMAR, random.Random(seed))
-        assert sum(bool(re.search(rf"\b{camera}\b", text)) for camera in cameras) <= 1, text
+        assert len(set(camera.findall(text))) <= 1, text
 
 
 def test_sentences_are_few_and_short() -> None:
@@ -186,12 +190,17 @@ def test_sentences_are_few_and_short() -> None:
         counts.append(len(sentences))
         assert max(len(sentence.split()) for sentence in sentences) <= 36, text
         assert len(sentences) <= 1 + len(labels) / 1.5, text
-    assert max(counts) <= 5 and 1.8 < sum(counts) / len(counts) < 3.2
+    assert max(counts) <= 5 and 1.5 < sum(counts) / len(counts) < 3
 
 
 def test_what_the_grammar_avoids_is_rare() -> None:
     rng = random.Random(1)
-    texts = [realise(*random_face(rng)[:2], GRAMMAR, rng)[0] for _ in range(1000)]
+    texts = []
+    for _ in range(1000):
+        labels, person, _ = random_face(rng)
+        if person == "man" or set(labels) != {"No_Beard"}:
+            said = [label for label in labels if person == "man" or label != "No_Beard"]
+            texts.append(realise(tuple(said), person, GRAMMAR, rng)[0])
     found = [t for t in texts if any(pattern.search(t) for pattern in GRAMMAR.avoid)]
     assert len(found) <= 20, found
 
@@ -257,6 +266,4 @@ def test_a_pinned_caption() -> None:
     all, and changes only with the grammar or the planning."""
     labels = ("Male", "Smiling", "Brown_Hair", "Wavy_Hair", "Young", "Bangs", "Goatee")
     text, _ = realise(labels, "man", GRAMMAR, seeded(0, "000012004711_00"))
-    assert text == (
-        "A smiling young man has wavy brown hair and a goatee. Bangs fall across his forehead."
-    )
+    assert text == "A young man is smiling. He sports a goatee and has wavy brown hair with bangs."
