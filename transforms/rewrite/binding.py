@@ -8,6 +8,7 @@ from facecap.schemas.captions import RewriteFault
 from facecap.transforms.rewrite.lexicon import Outcome, Vocabulary
 from facecap.transforms.rewrite.noun_phrase import (
     BREAKS,
+    is_noun,
     is_possessor,
 )
 from facecap.transforms.rewrite.subject import joined_subjects, so_is, subject_before
@@ -208,8 +209,20 @@ def also_said_of(
 ) -> list[tuple[Outcome, int]]:
     """What the adjective at `at`, said of the noun at `place`, says of others: "her nose and her
     lips are large", "her nose is large, and so are her lips"."""
-    nouns = [*(joined_subjects(tokens, at, place) if place < at else ()), *so_is(tokens, at)]
+    joined = joined_subjects(tokens, at, place) if place < at else _both(tokens, at, place)
+    nouns = [*joined, *so_is(tokens, at)]
     word = tokens[at].word
     empty = word.neutral or "every" in (word.readings or {})
     other = NOTHING if empty else INVENTED
     return [(reading_of(tokens, at, noun, vocabulary) or other, noun) for noun in nouns]
+
+
+def _both(tokens: Sequence[Token], at: int, place: int) -> list[int]:
+    """The second noun of "big in both nose and lips", whose first is at `place`."""
+    if tokens[at + 1].text not in ("of", "in") or place + 2 >= len(tokens):
+        return []
+    second = place + 2
+    if tokens[second].word.pos == "possessive":
+        second += 1
+    joined = tokens[place + 1].text in ("and", "as well as") and second < len(tokens)
+    return [second] if joined and is_noun(tokens[second]) else []

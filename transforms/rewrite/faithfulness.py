@@ -128,7 +128,7 @@ def _sentence_language(sentence: Sequence[Token]) -> Fault | None:
             return Fault(RewriteFault.LANGUAGE, f"'{text} {after.text}' is no English")
         if text == after.text and text.isalpha() and text not in ("that", "had", "very"):
             return Fault(RewriteFault.LANGUAGE, f"'{text} {after.text}' is said twice")
-    if words[-1].text in NEVER_LAST and len(words) > 2:
+    if len(words) > 2 and words[-1].text in NEVER_LAST and words[-2].text not in ("as", "are"):
         return Fault(RewriteFault.LANGUAGE, f"the sentence ends with {words[-1].text!r}")
     return None
 
@@ -202,6 +202,9 @@ def _labels(
     for statement in map(_as_label, reading.statements):
         label = statement.label
         others = vocabulary.exclusive.get(label, frozenset()) & labels
+        if label == "5_o_Clock_Shadow" and statement.sign < 0 and "No_Beard" in labels:
+            stated.add("No_Beard")  # "with neither beard nor stubble"
+            continue
         if label in vocabulary.allowed_with:
             if "No_Beard" in labels and label in BEARDS:
                 denied["No_Beard"] = statement

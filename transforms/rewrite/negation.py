@@ -35,6 +35,9 @@ def negations(tokens: Sequence[Token]) -> list[int] | None:
         end = _scope_end(tokens, at, kind)
         if token.text in ("not", "none") and _is_empty(tokens[at + 1 : end]):
             _deny_noun(tokens, at, reach)
+        if tokens[at].text == "no" and at + 1 < end and tokens[at + 1].text in SIGNS:
+            if _is_empty(tokens[at + 1 : end]):
+                _deny_noun(tokens, at, reach)  # "of a beard there is no sign"
         for place in range(at + 1, end):
             reach[place] += 1
         if kind == "not" and any(t.word.existential for t in tokens[at + 1 : at + 4]):
@@ -64,6 +67,8 @@ def _verb_of_hiding(tokens: Sequence[Token], at: int) -> int:
 
 UNNOTICED = frozenset({"unnoticed", "overlooked", "missed", "ignored", "unseen", "mistaken"}) | {
     *("deny", "doubt", "miss", "overlook", "escape", "escapes", "denying", "missing_it"),
+    *("could miss", "can miss", "not miss", "would miss", "will miss", "to miss", "ignore"),
+    *("could fail", "can fail"),
 }
 
 
@@ -75,6 +80,9 @@ def _goes_unnoticed(tokens: Sequence[Token], at: int) -> bool:
         if token.text in UNNOTICED:
             return True
     return False
+
+
+SIGNS = frozenset({"sign", "signs", "trace", "traces", "hint", "evidence", "bit"})
 
 
 def _is_of_forehead(tokens: Sequence[Token], at: int) -> bool:
@@ -121,13 +129,17 @@ def _scope_end(tokens: Sequence[Token], at: int, kind: str) -> int:
     for place in range(at + 1, len(tokens)):
         word, text = tokens[place].word, tokens[place].text
         pos = word.pos
+        if pos == "subject" and tokens[place - 1].text in SAYING and place > at + 1:
+            continue  # "nobody would say he wears a hat"
         if pos in BREAKS or pos == "contrast" or pos == "subject":
             return place
         if text == "with":
             return place
         if pos in ("verb", "copula") and (crossed or kind != "not") and place > at + 1:
             return place
-        definite = pos == "possessive" or text in DEFINITE
+        definite = (pos == "possessive" and text != "'s") or text in DEFINITE
+        if definite and place > at + 2 and tokens[place - 1].word.feature:
+            return place  # "bare of any beard the chin"
         if definite and tokens[place - 1].word.pos == "preposition" and place > at + 2:
             return place  # "no smile on her full lips": her lips are full
         if pos == "negator" and crossed and word.negator != "absent":
@@ -150,6 +162,9 @@ def _scope_end(tokens: Sequence[Token], at: int, kind: str) -> int:
 
 
 BEARDS = frozenset({"Beard", "Facial_Hair", "5_o_Clock_Shadow"})
+
+
+SAYING = frozenset({"say", "says", "suggest", "suggests", "indicates", "think", "claim", "that"})
 
 
 def _is_beard(denied: Sequence[Token]) -> bool:
@@ -177,6 +192,8 @@ def _list_goes_on(tokens: Sequence[Token], comma: int, kind: str) -> bool:
     """Whether the list that the comma stands in is denied as a whole."""
     after = comma + 1
     if after < len(tokens) and tokens[after].word.pos == "conjunction":
+        if tokens[after].text == "and" and _is_clause(tokens, after + 1):
+            return False
         return tokens[after].text == "or" or _next_is_listed(tokens, after, kind)
     if after < len(tokens) and _starts_anew(tokens[after]):
         return False
@@ -187,6 +204,17 @@ def _list_goes_on(tokens: Sequence[Token], comma: int, kind: str) -> bool:
         if token.text == "and":
             return kind == "without"
         if token.word.pos in BREAKS or _starts_anew(token):
+            return False
+    return False
+
+
+def _is_clause(tokens: Sequence[Token], start: int) -> bool:
+    """Whether a noun with a verb of its own starts here: ", and a smile is there"."""
+    for token in tokens[start:]:
+        if token.word.pos == "copula":
+            return True
+        inside = token.word.feature or token.word.readings is not None
+        if not inside and token.word.pos not in INSIDE - {",", "conjunction"}:
             return False
     return False
 

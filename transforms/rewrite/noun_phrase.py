@@ -26,6 +26,8 @@ def is_object(tokens: Sequence[Token], at: int) -> bool:
     """Whether the noun at `at` is the object of a verb or preposition, or in a list of such."""
     before = phrase_start(tokens, at) - 1
     listed = tokens[at].word.feature not in PEOPLE
+    if before > 0 and tokens[before - 1].text == "," and _is_subject_of_verb(tokens, at):
+        return False  # "on the lips of the woman, and makeup lies"
     while listed and before > 0 and tokens[before].word.pos in (",", "conjunction"):
         if tokens[before + 1].word.pos == "possessive" or tokens[before + 1].text in DEFINITE:
             return False
@@ -76,6 +78,10 @@ def is_possessor(tokens: Sequence[Token], place: int) -> bool:
 def is_placed(tokens: Sequence[Token], at: int) -> bool:
     """Whether the noun at `at` only says where: "no hair on his head"."""
     before = phrase_start(tokens, at) - 1
+    while before > 0 and tokens[before].word.pos in (",", "conjunction"):
+        if not is_noun(tokens[before - 1]):
+            return False
+        before = phrase_start(tokens, before - 1) - 1
     return before >= 0 and tokens[before].word.pos == "preposition"
 
 

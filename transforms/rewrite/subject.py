@@ -41,6 +41,8 @@ def subject_before(tokens: Sequence[Token], at: int) -> tuple[int, bool]:
     if tokens[place].word.feature:
         # "hair and full lips" starts another phrase; "hair, black and wavy" may.
         after = tokens[place + 1].word.pos
+        if after == "determiner" and not is_object(tokens, place):
+            return place, True  # "her eyebrows form an arch, her nose a point"
         return (-1, False) if article or after == "conjunction" else (place, after != ",")
     described = -1 if listed else _described(tokens, place)
     if described >= 0:
@@ -174,6 +176,10 @@ def so_is(tokens: Sequence[Token], at: int) -> list[int]:
         token, after = tokens[place], tokens[place + 1]
         if token.word.pos in BREAKS and token.text != ";":
             return []
+        if token.word.pos in ("copula", "verb"):
+            return []  # "is blurry, but a hat can be seen, as can"
+        if token.text == "," and (noun := _noun_too(tokens, place)) >= 0:
+            return [noun]
         if place == at + 1 and token.text == "as" == tokens[at - 1].text:
             return _compared(tokens, place)
         same = token.text == "same" and tokens[place - 1].text == "the"
@@ -201,3 +207,19 @@ def _compared(tokens: Sequence[Token], start: int) -> list[int]:
             own = noun + 1 < len(tokens) and tokens[noun + 1].word.pos in ("copula", "verb")
             return [] if own else [noun]
     return []
+
+
+TOO = frozenset({"too", "also", "as well", "likewise"})
+
+
+def _noun_too(tokens: Sequence[Token], comma: int) -> int:
+    """The noun of "her nose is big, her lips too"; -1: none."""
+    for noun in range(comma + 1, min(comma + 4, len(tokens) - 1)):
+        if is_noun(tokens[noun]):
+            end = noun + 2
+            ends = end >= len(tokens) or tokens[end].word.pos in CLAUSE_START | {"contrast"}
+            thing = tokens[noun].word.feature not in PEOPLE
+            return noun if thing and ends and tokens[noun + 1].text in TOO else -1
+        if tokens[noun].word.pos not in ("conjunction", "determiner", "possessive"):
+            return -1
+    return -1

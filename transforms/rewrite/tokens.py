@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from facecap.transforms.rewrite.lexicon import Vocabulary, Word
@@ -58,7 +59,41 @@ def split(text: str, vocabulary: Vocabulary) -> list[Token]:
         lower.append(piece.lower())
         glued.append(glue)
         glue = False
-    return list(_merge(lower, cased, glued, vocabulary))
+    return _in_context(list(_merge(lower, cased, glued, vocabulary)), vocabulary)
+
+
+def _in_context(tokens: list[Token], vocabulary: Vocabulary) -> list[Token]:
+    """The tokens with the words that mean another thing where they stand."""
+    for at, token in enumerate(tokens):
+        if token.text in SORTS and at > 1 and _is_of_a_kind(tokens, at):
+            tokens[at] = token._replace(word=vocabulary.look_up("sort"))
+        elif token.text in ("blonde", "blond") and at > 1 and _is_of_a_kind(tokens, at):
+            # "Under the eyes of the smiling blonde" it is not the eyes.
+            tokens[at] = token._replace(word=vocabulary.look_up("blondes"))
+        elif token.glued and token.word.pos in ("participle", "adjective") and at > 0:
+            before = tokens[at - 1].word
+            if before.feature and before.outcome is not None and token.text != "free":
+                # In "full, lipstick-covered lips" the lips are full.
+                thing = replace(before, pos="adjective", feature="")
+                tokens[at - 1] = tokens[at - 1]._replace(word=thing)
+                tokens[at] = token._replace(word=replace(token.word, pos="adjective"))
+    return tokens
+
+
+SORTS = frozenset({"kind", "kinds", "type", "types", "sort", "sorts", "variety", "varieties"})
+BEHIND_SORTS = frozenset({"preposition", "conjunction", "contrast", "copula", "verb", "pronoun"}) | {
+    *(".", ",", ";", ":", "!", "?", ")", "adverb", "participle"),
+}
+
+
+def _is_of_a_kind(tokens: list[Token], at: int) -> bool:
+    """Whether the noun "kind" stands at `at`: "of the pointed kind", not "a kind man"."""
+    if at + 1 < len(tokens) and tokens[at + 1].word.pos not in BEHIND_SORTS:
+        return False
+    start = at
+    while start > 0 and tokens[start - 1].word.pos in ("adjective", "adverb", ",", "conjunction"):
+        start -= 1
+    return start > 0 and tokens[start - 1].word.pos == "determiner"
 
 
 def _merge(
@@ -72,7 +107,7 @@ def _merge(
         if text in phrases:
             for rest, phrase in phrases[text]:
                 stop = at + 1 + len(rest)
-                if tuple(lower[at + 1 : stop]) == rest:
+                if tuple(lower[at + 1 : stop]) == rest and lower[stop : stop + 1] != ["free"]:
                     size, word, text = 1 + len(rest), phrase, " ".join(lower[at:stop])
                     break
         yield Token(text, word or vocabulary.look_up(text), cased[at][0].isupper(), glued[at])
