@@ -19,6 +19,11 @@ def bind(tokens: Sequence[Token], at: int, vocabulary: Vocabulary) -> tuple[Outc
     """What the adjective at `at` says, and the place of what it says it of (-1: the person)."""
     word = tokens[at].word
     readings = word.readings or {}
+    fronted = _fronted(tokens, at)
+    if fronted >= 0 and (outcome := reading_of(tokens, at, fronted, vocabulary)):
+        return outcome, fronted
+    if fronted >= 0 and word.outcome is None and not word.neutral and "any" not in readings:
+        return readings.get("every", INVENTED), fronted
     right, crossed = _noun_after(tokens, at)
     left, direct = subject_before(tokens, at)
     attributive = right >= 0 and crossed == NEXT
@@ -66,6 +71,23 @@ def bind(tokens: Sequence[Token], at: int, vocabulary: Vocabulary) -> tuple[Outc
         return word.outcome, place
     harmless = word.neutral and not (attributive and word.pos in ("participle", "verb"))
     return (NOTHING if harmless else INVENTED), place
+
+
+def _fronted(tokens: Sequence[Token], at: int) -> int:
+    """The subject of "large is the nose, and large are the lips"; -1: none."""
+    if at + 1 >= len(tokens) or tokens[at + 1].word.pos != "copula":
+        return -1
+    if at > 0 and tokens[at - 1].word.pos not in FRONT:
+        return -1
+    for place in range(at + 2, min(at + 6, len(tokens))):
+        if is_noun(tokens[place]) and not is_possessor(tokens, place):
+            return place
+        if tokens[place].word.pos not in ("determiner", "possessive", "adjective"):
+            return -1
+    return -1
+
+
+FRONT = BREAKS | {",", "conjunction"}
 
 
 LOOKS = frozenset({"features", "appearance", "look", "looks", "appeal"})
@@ -124,6 +146,8 @@ def _noun_after(tokens: Sequence[Token], at: int) -> tuple[int, int]:
     for place in range(at + 1, min(at + 14, len(tokens))):
         token, before = tokens[place], tokens[place - 1]
         word = token.word
+        if token.text in ("smiles", "grins"):
+            return -1, crossed  # "a woman with skin like porcelain smiles"
         if word.feature:
             if before.word.pos in (",", "conjunction"):
                 return -1, crossed  # "full, eyebrows bushy"

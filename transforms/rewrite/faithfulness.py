@@ -51,7 +51,9 @@ MARKUP = re.compile(
     r"[*#`~<>{}\[\]|\\=]|^\s*(?:[-•–]|\d+[.)])\s|https?:|[\U0001F000-\U0001FFFF☀-➿]", re.M
 )
 LEAD_IN = re.compile(
-    r"^\W*(?:(?:\w+\W+)?\w+\s*:(?!\w)|(?:here|below|the following)\b[^.:]{0,80}:)", re.M | re.I
+    r"^\W*(?!(?:pictured|shown|seen|depicted)(?: here)?:)"
+    r"(?:(?:\w+\W+)?\w+\s*:(?!\w)|(?:here|below|the following)\b[^.:]{0,80}:)",
+    re.M | re.I,
 )
 OPENING = re.compile(
     r"^\W*(?:sure|certainly|absolutely|of course|okay|ok|alright|great|got it|understood|yes|no "

@@ -33,11 +33,13 @@ def negations(tokens: Sequence[Token]) -> list[int] | None:
                 _deny_subject(tokens, at, reach)
             continue
         end = _scope_end(tokens, at, kind)
+        if kind == "no" and end < len(tokens) and tokens[end].word.conceals:
+            excused.append(end)
         if token.text in ("not", "none") and _is_empty(tokens[at + 1 : end]):
             _deny_noun(tokens, at, reach)
-        if tokens[at].text == "no" and at + 1 < end and tokens[at + 1].text in SIGNS:
-            if _is_empty(tokens[at + 1 : end]):
-                _deny_noun(tokens, at, reach)  # "of a beard there is no sign"
+        sign = token.text == "no" and at + 1 < end and tokens[at + 1].text in SIGNS
+        if sign and _is_empty(tokens[at + 1 : end]):
+            _deny_noun(tokens, at, reach)  # "of a beard there is no sign"
         for place in range(at + 1, end):
             reach[place] += 1
         if kind == "not" and any(t.word.existential for t in tokens[at + 1 : at + 4]):
@@ -54,6 +56,8 @@ def _verb_of_hiding(tokens: Sequence[Token], at: int) -> int:
     """The place of the verb of hiding that the negator at `at` denies ("do not hide the bags",
     "nothing to conceal"); -1: none."""
     either = tokens[at].text in ("neither", "nor")  # "neither her smile nor her hat hides"
+    if tokens[at].text == "not" and at + 1 < len(tokens):
+        either = tokens[at + 1].text == "even"  # "not even her glasses hide"
     for place in range(at + 1, len(tokens) if either else min(at + 5, len(tokens))):
         token = tokens[place]
         if token.word.conceals:
@@ -133,8 +137,8 @@ def _scope_end(tokens: Sequence[Token], at: int, kind: str) -> int:
             continue  # "nobody would say he wears a hat"
         if pos in BREAKS or pos == "contrast" or pos == "subject":
             return place
-        if text == "with":
-            return place
+        if text == "with" or (kind == "no" and word.conceals and place > at + 1):
+            return place  # "no beard hides his double chin"
         if pos in ("verb", "copula") and (crossed or kind != "not") and place > at + 1:
             return place
         definite = (pos == "possessive" and text != "'s") or text in DEFINITE

@@ -81,9 +81,10 @@ def _in_context(tokens: list[Token], vocabulary: Vocabulary) -> list[Token]:
 
 
 SORTS = frozenset({"kind", "kinds", "type", "types", "sort", "sorts", "variety", "varieties"})
-BEHIND_SORTS = frozenset({"preposition", "conjunction", "contrast", "copula", "verb", "pronoun"}) | {
-    *(".", ",", ";", ":", "!", "?", ")", "adverb", "participle"),
-}
+BEHIND_SORTS = frozenset(
+    {"preposition", "conjunction", "contrast", "copula", "verb", "pronoun", "adverb", "participle"}
+    | {".", ",", ";", ":", "!", "?", ")"}
+)
 
 
 def _is_of_a_kind(tokens: list[Token], at: int) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.captions.checker import Case, load_cases, measure
 
 from facecap.schemas.attributes import ATTRIBUTES
-from facecap.schemas.captions import RewriteFault
+from facecap.schemas.captions import Person, RewriteFault
 from facecap.transforms.grammar import load_grammar
 from facecap.transforms.realise import realise
 from facecap.transforms.rewrite.faithfulness import Checker
@@ -23,10 +23,11 @@ CHECKER = Checker()
 GRAMMAR = load_grammar()
 LABELS = sorted(GRAMMAR.labels)
 OF_THE_TEXT = ("missing", "negated", "added", "gender", "beyond")
+PEOPLE: tuple[Person, ...] = ("man", "woman", "person")
 KINDS = (*OF_THE_TEXT, "name", "meta_text", "length", "language")
 
 
-def check(text: str, labels: str = "", person: str = "person") -> str:
+def check(text: str, labels: str = "", person: Person = "person") -> str:
     """The kind of fault, or `good`."""
     fault = CHECKER.check(text, labels.split(), person)
     return "good" if fault is None else fault.kind.value
@@ -34,14 +35,15 @@ def check(text: str, labels: str = "", person: str = "person") -> str:
 
 # ---- files of cases
 
-FILES = ["own.jsonl", "dev.jsonl", "first_blind.jsonl"]
+FILES = ["own.jsonl", "dev.jsonl", "first_blind.jsonl", "second_blind.jsonl", "third_blind.jsonl"]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_precision_and_recall(name: str) -> None:
-    """`own` and `dev` were written beside the checker. `first_blind` was written by somebody who
-    had not read it; at first sight its precision was 0.9643 and its recall 0.9947. The checker
-    has been mended by it since, so its figures say no more than those of the other two."""
+    """`own` and `dev` were written beside the checker. The blind files were each written by
+    somebody who had not read it; at first sight the precision was 0.9643, 0.9677 and 0.9945, the
+    recall 0.9947, 1.0 and 1.0. The checker has been mended by the first two since, so their figures
+    say no more than those of `own`; it has not been touched since it first met the third."""
     measured = measure(load_cases(CASES / name), CHECKER)
     blamed = [(case.text, fault.detail) for case, fault in measured.blamed]
     assert measured.precision >= 0.99, blamed
@@ -119,6 +121,16 @@ def test_negation(text: str, labels: str, expected: str) -> None:
         ),
         ("Neither the smile nor the hat goes unnoticed.", "Smiling Wearing_Hat", "good"),
         ("Neither a smile nor a hat is seen.", "Smiling Wearing_Hat", "negated"),
+        ("One can't help noticing the full lips.", "Big_Lips", "good"),
+        ("It is hard not to notice the goatee and the hat.", "Goatee Wearing_Hat", "good"),
+        ("Nobody would say they wear a hat; they smile.", "Wearing_Hat Smiling", "negated"),
+        ("No beard hides their double chin.", "No_Beard Double_Chin", "good"),
+        ("Not even the hat can hide the rosy cheeks.", "Wearing_Hat Rosy_Cheeks", "good"),
+        ("Of a beard there is no sign, and the hair is black.", "No_Beard Black_Hair", "good"),
+        ("Of a smile there is no sign, and the hair is black.", "Smiling Black_Hair", "negated"),
+        ("Bare of any beard is the chin, and a smile is there.", "No_Beard Smiling", "good"),
+        ("The hat is gone, but they smile.", "Wearing_Hat Smiling", "negated"),
+        ("They have yet to put on a hat, but they smile.", "Wearing_Hat Smiling", "negated"),
     ],
 )
 def test_what_a_negator_reaches(text: str, labels: str, expected: str) -> None:
@@ -138,6 +150,21 @@ def test_what_a_negator_reaches(text: str, labels: str, expected: str) -> None:
         ("The hair of the person, who wears glasses, is black.", "Black_Hair Eyeglasses", "good"),
         ("They have black hair with highlights.", "Black_Hair", "added"),
         ("Heavy makeup highlights the full lips.", "Heavy_Makeup Big_Lips", "good"),
+        ("The brows form an arch, the nose a point.", "Arched_Eyebrows Pointy_Nose", "good"),
+        ("The brows form an arch, the chin a point.", "Arched_Eyebrows Pointy_Nose", "missing"),
+        ("Their nose is big, their lips too.", "Big_Nose Big_Lips", "good"),
+        ("Their nose is big, their ears too.", "Big_Nose", "added"),
+        ("Large is the nose, and large are the lips.", "Big_Nose Big_Lips", "good"),
+        ("Large is the nose, and large are the ears.", "Big_Nose", "added"),
+        ("They are big in both nose and lips.", "Big_Nose Big_Lips", "good"),
+        ("They are big in both nose and ears.", "Big_Nose", "added"),
+        ("A blurry hat can be seen.", "Wearing_Hat", "added"),
+        ("It is blurry, yet a hat can be seen, as can glasses.", "Blurry Wearing_Hat", "added"),
+        (
+            "The shot is blurry, yet a hat can be seen, as can glasses.",
+            "Blurry Wearing_Hat Eyeglasses",
+            "good",
+        ),
     ],
 )
 def test_what_a_subject_is(text: str, labels: str, expected: str) -> None:
@@ -168,6 +195,15 @@ def test_what_a_subject_is(text: str, labels: str, expected: str) -> None:
         ("A hat ties the look together.", "Wearing_Hat", "good"),
         ("The hair is parted.", "Mouth_Slightly_Open", "missing"),
         ("The person in the hat is chubby.", "Wearing_Hat Chubby", "good"),
+        ("Their full, lipstick-covered lips smile.", "Big_Lips Wearing_Lipstick Smiling", "good"),
+        ("Their full, gloss-covered lips smile.", "Big_Lips Smiling", "added"),
+        ("Their nose is of the pointed kind.", "Pointy_Nose", "good"),
+        ("Their nose is of the hooked kind.", "Pointy_Nose", "missing"),
+        ("A kind person has a pointed nose.", "Pointy_Nose", "beyond"),
+        ("Bags sit under the eyes of the blonde.", "Bags_Under_Eyes Blond_Hair", "good"),
+        ("Bags sit under the eyes of the blonde.", "Bags_Under_Eyes", "added"),
+        ("A heavy layer of makeup covers the face.", "Heavy_Makeup", "good"),
+        ("A thin layer of makeup covers the face.", "Heavy_Makeup", "negated"),
         ("A black person.", "Black_Hair", "missing"),
         ("A black person with black hair.", "Black_Hair", "beyond"),
     ],
@@ -205,7 +241,7 @@ def test_an_adjective_is_said_of_one_thing(text: str, labels: str, expected: str
         ("A boy with bangs.", "Bangs Young", "man", "beyond"),
     ],
 )
-def test_people(text: str, labels: str, person: str, expected: str) -> None:
+def test_people(text: str, labels: str, person: Person, expected: str) -> None:
     assert check(text, labels, person) == expected
 
 
@@ -260,9 +296,9 @@ def test_the_detail_can_be_acted_upon(text: str, labels: str, detail: str) -> No
 # ---- the grammar as a test
 
 
-def random_caption(rng: random.Random) -> tuple[str, tuple[str, ...], str]:
+def random_caption(rng: random.Random) -> tuple[str, tuple[str, ...], Person]:
     """A caption of the grammar over a random set of labels that do not contradict each other."""
-    person = rng.choice(("man", "woman", "person"))
+    person: Person = rng.choice(PEOPLE)
     labels: list[str] = ["Male"] if person == "man" and rng.random() < 0.7 else []
     for label in rng.sample(LABELS, rng.randint(1, 9)):
         if not any(_contradict(label, other) for other in labels):
@@ -321,8 +357,7 @@ def test_a_wrong_gender_is_found_in_every_caption() -> None:
         text, labels, person = random_caption(rng)
         if re.search(r"\b(?:he|she|his|her|man|woman)\b", text, re.IGNORECASE):
             found += 1
-            other = {"man": "woman", "woman": "man"}[person]
-            for wrong in (other, "person"):
+            for wrong in set(PEOPLE) - {person}:
                 fault = CHECKER.check(text, labels, wrong)
                 assert fault is not None and fault.kind is RewriteFault.GENDER, text
     assert found > 200
