@@ -50,6 +50,7 @@ from facecap.pipeline.settings import (
 from facecap.pipeline.sources import SourceFile, find_sources
 from facecap.pipeline.staging import stage
 from facecap.pipeline.tar_input import TarPlan, describe_tars, plan_tars
+from facecap.pipeline.words import minors_note
 from facecap.schemas.commit import Counts
 from facecap.schemas.outcomes import Stage
 from facecap.transforms import worker
@@ -93,6 +94,8 @@ def build(request: BuildRequest, screen: terminal.Screen) -> int:
         claim(store, build_file)
         if ids := build_file.input.get("sample_ids"):
             screen.say(str(laion_face.IdList(**ids)))
+        if note := minors_note(settings.attributes.minors, models):
+            screen.say(note)
         screens = lists.stage(store, settings.input.hash_column)
         records = read_records(store, build_file)
         done = Counts.total(r.counts for r in records.values())

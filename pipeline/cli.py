@@ -253,6 +253,9 @@ def recaption_command(
     shards: Annotated[
         str | None, typer.Option(metavar="3,7-9", help="Only these shards; the rest elsewhere.")
     ] = None,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Give up one with other settings that is under way.")
+    ] = False,
     runner: Where = Runner.LOCAL,
     spark_master: SparkMaster = None,
     flink_master: FlinkMaster = None,
@@ -261,8 +264,10 @@ def recaption_command(
 ) -> None:
     """Make the captions of a finished dataset anew, from its metadata: other words, or an LLM's.
 
-    Settings are those of the build, but for what caption.*, rewrite.* and attributes.minors say.
-    The same command continues what was stopped; several machines may share one dataset."""
+    Settings are those of the last recaption or else of the build, but for what caption.*, rewrite.*
+    and attributes.minors say; where only caption.text changes, nobody is asked. The same command
+    continues what was stopped; several machines may share one dataset.
+    """
     from facecap.pipeline.engines import Target
     from facecap.pipeline.recaption import RecaptionRequest, parse_shards, recaption
     from facecap.pipeline.terminal import Screen
@@ -270,7 +275,7 @@ def recaption_command(
     target = Target(runner, spark_master, flink_master)
     overrides = _overrides(set_, workers)
     chosen = parse_shards(shards)
-    request = RecaptionRequest(output, config, overrides, chosen, context.args, target)
+    request = RecaptionRequest(output, config, overrides, chosen, context.args, target, abandon)
     with _storage_errors(output):
         raise typer.Exit(recaption(request, Screen(quiet=quiet)))
 

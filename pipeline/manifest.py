@@ -48,7 +48,8 @@ def read_records(store: Store, build: BuildFile) -> dict[int, CommitRecord]:
             records = list(map(partial(read_generation, store), numbers, generations))
     except ValueError as error:
         raise UsageError(
-            f"{error}; restore it, or delete it and give the build's command again"
+            f"{error}; restore it, or delete all records of that shard (commits/NUMBER*.json) and "
+            "give the build's command again"
         ) from None
     return {n: record for n, record in zip(numbers, records, strict=True) if record is not None}
 

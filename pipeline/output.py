@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -89,11 +90,13 @@ class BuildFile(BaseModel):
 
 class RecaptionFile(BaseModel):
     """recaptions/NNN.json: what the captions of the dataset are made with since its `number`-th
-    recaption; `fingerprint` is over the settings, the hashes and the build."""
+    recaption; `fingerprint` is over the settings, the hashes and the build. With `keep` the
+    captions are those from before, and only `caption.text` chooses among their texts anew."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
+    keep: bool = False
     fingerprint: str
     settings: dict[str, Any]
     models: dict[str, str]
@@ -149,10 +152,10 @@ def recaption_file(number: int) -> str:
 
 def read_recaptions(store: Store) -> RecaptionFile | None:
     """The newest recaption of the dataset, None where there was none. Raises UsageError."""
-    numbers = [int(n.removesuffix(".json")) for n in store.list(RECAPTIONS) if n[:1].isdigit()]
-    if not numbers:
+    names = [n for n in store.list(RECAPTIONS) if re.fullmatch(r"[0-9]{3,}\.json", n)]
+    if not names:
         return None
-    name = recaption_file(max(numbers))
+    name = recaption_file(max(int(n.removesuffix(".json")) for n in names))
     try:
         return RecaptionFile.model_validate_json(store.read(name))
     except (OSError, ValidationError) as error:

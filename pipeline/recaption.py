@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 
@@ -15,6 +16,7 @@ from facecap.pipeline.errors import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    BuildFailed,
     UsageError,
 )
 from facecap.pipeline.execution import Interrupted, execute
@@ -30,8 +32,8 @@ from facecap.pipeline.output import (
     shared_lock_and_cleaning,
 )
 from facecap.pipeline.settings import Settings, content_settings, load_settings
-from facecap.pipeline.words import Words, load_words, try_rewriting
-from facecap.schemas.commit import Counts
+from facecap.pipeline.words import Words, load_words, minors_note, try_rewriting
+from facecap.schemas.commit import CommitRecord, Counts
 from facecap.schemas.tables import SCHEMA_VERSION
 from facecap.transforms import worker
 from facecap.transforms.recaption import Recaption, RecaptionConfig
@@ -49,6 +51,7 @@ class RecaptionRequest:
     shards: frozenset[int] = frozenset()
     beam_options: Sequence[str] = ()
     target: Target = field(default_factory=Target)
+    abandon: bool = False
 
 
 def recaption(request: RecaptionRequest, screen: terminal.Screen) -> int:
@@ -59,43 +62,91 @@ def recaption(request: RecaptionRequest, screen: terminal.Screen) -> int:
     """
     store = open_dataset(request.output)
     build = read_build_file(store)
-    settings = recaption_settings(build, request)
+    settings = recaption_settings(store, build, request)
     count = len(request.shards) or build.shards
     engine = make_engine(request.target, settings, str(store), count, request.beam_options)
     words = load_words(
         settings.attributes, settings.caption, settings.rewrite, build.models["attributes.model"]
     )
-    blocks = make_blocks(settings, build.shards, request.shards)
-    if engine.workers_here:
-        try_rewriting(settings.rewrite)
     with shared_lock_and_cleaning(store):
-        recaptions = claim_recaption(store, build, settings, words)
+        claim = look_at_recaption(store, build, settings, words, abandon=request.abandon)
+        blocks = make_blocks(settings, build.shards, request.shards, keep=claim.file.keep)
+        if not claim.left & {number for block in blocks for number in block}:
+            screen.say("All of these shards have the captions of these settings already.")
+            return EXIT_DONE
+        if engine.workers_here and not claim.file.keep:
+            try_rewriting(settings.rewrite)
+        if note := minors_note(settings.attributes.minors, words.hashes):
+            screen.say(note)
+        if not claim.begun and not _begin(store, claim.file):
+            raise UsageError(
+                f"{store}: another recaption was begun this moment; look at that first"
+            )
         config = RecaptionConfig(
             output=str(store),
-            number=recaptions.number,
-            footer=json.dumps({"fingerprint": build.fingerprint, "settings": recaptions.settings}),
+            number=claim.file.number,
+            footer=json.dumps({"fingerprint": build.fingerprint, "settings": claim.file.settings}),
             composer=words.composer,
             stored=words.stored,
             rewrite=words.rewrite,
-            min_answered=settings.rewrite.min_answered,
+            min_answered=0.0 if claim.file.keep else settings.rewrite.min_answered,
+            keep=claim.file.keep,
         )
 
         def add(pipeline: beam.Pipeline, run: worker.Run) -> None:
             add_graph(pipeline, blocks, config, run)
 
         records = read_records(store, build)
-        done = Counts.total(r.counts for r in records.values() if r.recaption == recaptions.number)
-        screen.start(Counts.total(r.counts for r in records.values()).rows, done)
-        interrupted = False
+        before = Counts.total(r.counts for r in records.values())
+        number = claim.file.number
+        done = Counts.total(r.counts for r in records.values() if r.recaption == number)
+        screen.start(before.rows, done)
+        stopped: Interrupted | BuildFailed | None = None
         try:
             expected = Expected(tuple(versions().items()))
             show = screen.update
             execute(engine, add, store, frozenset(), expected, 0.0, lambda p: show(p, done))
-        except Interrupted:
-            interrupted = True
+        except (Interrupted, BuildFailed) as stop:
+            stopped = stop
         finally:
             screen.stop()
-        return _result(store, build, recaptions.number, request.shards, interrupted, screen)
+        records = read_records(store, build)
+        _tell(store, records, number, before, screen)
+        if isinstance(stopped, BuildFailed):
+            raise stopped
+        if stopped is not None:
+            screen.say("Stopped. What is committed stays; give the same command to continue.")
+            return EXIT_INTERRUPTED
+        left = {n for block in blocks for n in block if records[n].recaption < number}
+        if not left:
+            return EXIT_DONE
+        for shard, error in read_failures(store).items():
+            screen.say(f"shard {shard} keeps its captions: {error}")
+        screen.say(f"{len(left)} shards failed; give the same command again.")
+        return EXIT_FAILED
+
+
+def _begin(store: Store, file: RecaptionFile) -> bool:
+    """Whether this call created the file: several machines may begin the same recaption at once."""
+    text = json.dumps(file.model_dump(), indent=1, ensure_ascii=False) + "\n"
+    if store.create(recaption_file(file.number), text.encode()):
+        return True
+    return read_recaptions(store) == file
+
+
+def _tell(
+    store: Store,
+    records: Mapping[int, CommitRecord],
+    number: int,
+    before: Counts,
+    screen: terminal.Screen,
+) -> None:
+    done = [record for record in records.values() if record.recaption == number]
+    screen.captions(record.captions for record in done)
+    lost = before.faces_kept - Counts.total(r.counts for r in records.values()).faces_kept
+    if lost:
+        screen.say(f"{lost} faces were dropped: nothing may be said of them with these settings")
+    screen.say(f"{len(done)} of {len(records)} shards have the new captions under {store}")
 
 
 def add_graph(
@@ -115,15 +166,17 @@ def add_graph(
     )
 
 
-def recaption_settings(build: BuildFile, request: RecaptionRequest) -> Settings:
+def recaption_settings(store: Store, build: BuildFile, request: RecaptionRequest) -> Settings:
     """The settings that `build` was made with, and over them those of the request. Raises
     UsageError where these would change anything but captions."""
     if build.schema_version != SCHEMA_VERSION:
         raise UsageError(
             f"{request.output}: was built with schema version {build.schema_version}, this facecap "
-            f"writes {SCHEMA_VERSION}; recaption it with the facecap that built it"
+            f"knows {SCHEMA_VERSION}; build it anew to recaption it"
         )
-    settings = load_settings(request.config, request.overrides, base=build.settings)
+    newest = read_recaptions(store)
+    base = newest.settings if newest else build.settings
+    settings = load_settings(request.config, request.overrides, base=base)
     now = content_settings(settings)
     for name in sorted({*now, *build.settings}):
         if not _is_of_captions(name) and now.get(name) != build.settings.get(name):
@@ -138,12 +191,14 @@ def _is_of_captions(name: str) -> bool:
     return name.startswith(("caption.", "rewrite.")) or name == "attributes.minors"
 
 
-def make_blocks(settings: Settings, shards: int, wanted: frozenset[int]) -> list[tuple[int, ...]]:
+def make_blocks(
+    settings: Settings, shards: int, wanted: frozenset[int], *, keep: bool = False
+) -> list[tuple[int, ...]]:
     """The shards, by blocks whose faces may share rewrites: of one shard each where none do.
 
     Raises UsageError where `wanted` (empty: all) are not there, or leave a block in pieces.
     """
-    size = settings.rewrite.block_shards if settings.rewrite.reuse > 1 else 1
+    size = settings.rewrite.block_shards if settings.rewrite.reuse > 1 and not keep else 1
     blocks = [tuple(range(k, min(k + size, shards))) for k in range(0, shards, size)]
     if not wanted:
         return blocks
@@ -159,13 +214,23 @@ def make_blocks(settings: Settings, shards: int, wanted: frozenset[int]) -> list
     return chosen
 
 
-def claim_recaption(
-    store: Store, build: BuildFile, settings: Settings, words: Words
-) -> RecaptionFile:
-    """The recaption to work at: one under way with the same settings, or a new one.
+@dataclass(frozen=True)
+class Claim:
+    """A recaption to work at. It is `begun` when its file is there; `left` are the shards that it
+    has not done."""
 
-    Raises UsageError where shards are not committed yet, or a recaption with other settings has not
-    come to its end.
+    file: RecaptionFile
+    begun: bool
+    left: frozenset[int]
+
+
+def look_at_recaption(
+    store: Store, build: BuildFile, settings: Settings, words: Words, *, abandon: bool
+) -> Claim:
+    """The recaption under way where it has the same settings, or a new one; changes nothing.
+
+    Raises UsageError where shards are not committed yet, or where one with other settings is not
+    at its end and not to be given up (`abandon`).
     """
     records = read_records(store, build)
     if len(records) < build.shards:
@@ -177,57 +242,43 @@ def claim_recaption(
     models = {name: h for name, h in build.models.items() if not _is_of_captions(name)}
     models |= words.hashes
     wanted = RecaptionFile(
-        number=0,
+        number=1,
         fingerprint=content_hash(SCHEMA_VERSION, kept, models, {"build": build.fingerprint}),
         settings=kept,
         models=models,
     )
     newest = read_recaptions(store)
-    if newest is not None:
-        if newest.fingerprint == wanted.fingerprint:
-            return newest
-        left = sum(record.recaption < newest.number for record in records.values())
-        if left:
-            raise UsageError(
-                f"{store}: a recaption with other settings has {left} of {build.shards} shards to "
-                f"do: {'; '.join(newest.differences(wanted))}; give its command again first"
-            )
-    number = newest.number + 1 if newest else 1
-    wanted = wanted.model_copy(update={"number": number})
-    text = json.dumps(wanted.model_dump(), indent=1, ensure_ascii=False) + "\n"
-    if not store.create(recaption_file(number), text.encode()):
-        return claim_recaption(store, build, settings, words)  # somebody else was first
-    return wanted
+    if newest is None:
+        keep = _same_words(build.settings, build.models, wanted)
+        return Claim(wanted.model_copy(update={"keep": keep}), False, frozenset(records))
+    left = frozenset(n for n, record in records.items() if record.recaption < newest.number)
+    if newest.fingerprint == wanted.fingerprint:
+        return Claim(newest, True, left)
+    if left and len(left) < build.shards and not abandon:
+        raise UsageError(
+            f"{store}: a recaption with other settings has {len(left)} of {build.shards} shards to "
+            f"do: {'; '.join(newest.differences(wanted))}; give its command again, or this one "
+            "with --abandon"
+        )
+    keep = not left and _same_words(newest.settings, newest.models, wanted)
+    wanted = wanted.model_copy(update={"number": newest.number + 1, "keep": keep})
+    return Claim(wanted, False, frozenset(records))
 
 
-def _result(
-    store: Store,
-    build: BuildFile,
-    number: int,
-    wanted: frozenset[int],
-    interrupted: bool,
-    screen: terminal.Screen,
-) -> int:
-    records = read_records(store, build)
-    done = {n: r for n, r in records.items() if r.recaption == number}
-    screen.captions(r.captions for r in done.values())
-    screen.say(f"{len(done)} of {build.shards} shards have the new captions under {store}")
-    if interrupted:
-        screen.say("Stopped. What is committed stays; give the same command to continue.")
-        return EXIT_INTERRUPTED
-    left = (wanted or set(records)) - set(done)
-    if not left:
-        return EXIT_DONE
-    for shard, error in read_failures(store).items():
-        screen.say(f"shard {shard} keeps its captions: {error}")
-    screen.say(f"{len(left)} shards failed; give the same command again.")
-    return EXIT_FAILED
+def _same_words(
+    settings: Mapping[str, Any], models: Mapping[str, str], wanted: RecaptionFile
+) -> bool:
+    """Whether captions made with these differ from the wanted ones in `caption.text` at most."""
+    before = {name: value for name, value in settings.items() if name != "caption.text"}
+    after = {name: value for name, value in wanted.settings.items() if name != "caption.text"}
+    mine = {name: sha256 for name, sha256 in models.items() if name in wanted.models}
+    return before == after and mine == wanted.models
 
 
 def parse_shards(text: str | None) -> frozenset[int]:
     """`3,7-9` as numbers; empty for None. Raises UsageError."""
     numbers: set[int] = set()
-    for part in (text or "").split(",") if text else ():
+    for part in () if text is None else text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UsageError(f"--shards {text!r}: write numbers and ranges, such as 3,7-9")

@@ -22,7 +22,7 @@ from facecap.pipeline.output import (
 from facecap.schemas.commit import CommitRecord
 from facecap.schemas.outcomes import Outcome
 from facecap.schemas.shard import SHARD_FILES, commit_file, face_key, shard_file
-from facecap.schemas.tables import LEDGER, METADATA
+from facecap.schemas.tables import LEDGER, METADATA, SCHEMA_VERSION
 from facecap.transforms.caption_columns import count_captions
 from facecap.transforms.commit import record_names
 from facecap.transforms.rows import count_ledger
@@ -40,6 +40,12 @@ def verify(store: Store) -> Iterator[str]:
     Raises UsageError when the folder is not the output of a build.
     """
     build = read_build_file(store)
+    if build.schema_version != SCHEMA_VERSION:
+        yield (
+            f"{BUILD_FILE}: schema version {build.schema_version}, this facecap knows "
+            f"{SCHEMA_VERSION}; verify it with the facecap that built it"
+        )
+        return
     try:
         records = read_records(store, build)
     except UsageError as error:
@@ -63,12 +69,13 @@ def verify(store: Store) -> Iterator[str]:
         yield str(error)
         return
     number = recaption.number if recaption else 0
-    for shard, record in records.items():
-        if record.recaption != number:
-            yield (
-                f"shard {shard:06d}: has the captions of recaption {record.recaption}, the newest "
-                f"is {number}; give its command again"
-            )
+    older = [shard for shard, record in records.items() if record.recaption != number]
+    if older:
+        yield (
+            f"{len(older)} of {len(records)} shards, the first {older[0]:06d}, have older captions "
+            f"than recaption {number}; give its command again, or another with --abandon"
+        )
+        return
     yield from _verify_manifest(store, build, records, recaption)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from facecap.pipeline.errors import UsageError
@@ -80,6 +81,16 @@ def load_words(
     )
     stored = CaptionConfig(caption.text, asked)
     return Words(composer, RewriteConfig(rewrite, prompts), stored, hashes)
+
+
+def minors_note(minors: str, hashes: Mapping[str, str]) -> str | None:
+    """What to say where nobody can be told to look under 18, though that was asked for."""
+    if minors != "careful" or "attributes.minors" in hashes:
+        return None
+    return (
+        "attributes.minors=careful: nothing at hand tells who looks under 18 with this classifier, "
+        "so all faces are captioned alike"
+    )
 
 
 def try_rewriting(options: RewriteOptions) -> None:

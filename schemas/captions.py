@@ -49,7 +49,7 @@ class RewriteFault(StrEnum):
     CONNECTION = "connection", "no connection, after all attempts"
 
 
-UNANSWERED = frozenset(
+UNREACHED = frozenset(
     {
         RewriteFault.RATE_LIMITED,
         RewriteFault.SERVER_ERROR,
@@ -57,7 +57,11 @@ UNANSWERED = frozenset(
         RewriteFault.CONNECTION,
     }
 )
-"""Faults of the server, not of what it said: asking again at once is of no use."""
+"""No attempt reached an answer: asking again at once is of no use."""
+
+UNANSWERED = UNREACHED | {RewriteFault.MALFORMED, RewriteFault.TRUNCATED}
+"""There is no text to check. A gateway's error page, a server that dies within its answers and a
+model that never comes to its end look like this, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,11 +101,15 @@ def count_captions(faces: Iterable[list[dict[str, Any]]]) -> dict[str, int]:
 def too_few_answers(counts: Mapping[str, int], minimum: float) -> str | None:
     """What to say where less than the share `minimum` of the captions counted was answered, well or
     badly; None where enough were, or where those that were not are very few."""
-    unanswered = {f"grammar/{f}": counts.get(f"grammar/{f}", 0) for f in sorted(UNANSWERED)}
-    missing, total = sum(unanswered.values()), sum(counts.values())
+    unanswered: Counter[str] = Counter()
+    for name, number in counts.items():
+        fault = name.partition("/")[2]
+        if fault in UNANSWERED:
+            unanswered[fault] += number
+    missing, total = unanswered.total(), sum(counts.values())
     if missing <= MAX_UNANSWERED or total - missing >= round(minimum * total, 6):
         return None
-    faults = ", ".join(f"{name.split('/')[1]} {n}" for name, n in unanswered.items() if n)
+    faults = ", ".join(f"{name} {number}" for name, number in sorted(unanswered.items()))
     return (
         f"{missing} of {total} captions got no answer ({faults}), more than rewrite.min_answered="
         f"{minimum:g} allows; see to the server and give the same command"

@@ -33,6 +33,9 @@ FACIAL_HAIR = frozenset(GROUPS["beard"]) - {"No_Beard"}
 NOT_OF_MINORS = NOT_CAREFUL | FACIAL_HAIR | {"Heavy_Makeup", "Wearing_Lipstick", "Male", "No_Beard"}
 """Not stated of a face that looks under 18: judgements, makeup, and what tells the gender."""
 
+DRAWS = 20
+"""Captions drawn until one is not another of the same face."""
+
 MALE_FROM, FEMALE_TO = 0.85, 0.15
 """P(Male) from which "he" is said, and up to which "she" is said."""
 
@@ -143,10 +146,14 @@ class Composer:
             for name in chosen
             if options.hedge_below is not None and by_name[name] < options.hedge_below
         )
-        captions = []
+        captions: list[Caption] = []
         for i in range(options.per_face):
-            rng = seeded(options.seed, key if i == 0 else f"{key} {i}")
-            text, stated = realise(chosen, person, self.grammar, rng, hedged)
+            for draw in range(DRAWS):
+                name = f"{key} {i} {draw}" if draw else f"{key} {i}" if i else key
+                rng = seeded(options.seed, name)
+                text, stated = realise(chosen, person, self.grammar, rng, hedged)
+                if all(text != other.raw for other in captions):
+                    break
             captions.append(Caption(text, stated, person))
         return tuple(captions)
 

@@ -56,7 +56,7 @@ def load_grammar(path: str | Path | None = None) -> Grammar:
         raise GrammarError(f"caption.grammar: cannot read {path}: {error.strerror}") from None
     try:
         data = yaml.safe_load(raw)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (RecursionError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise GrammarError(f"caption.grammar: {path} is not YAML: {error}") from None
     try:
         return parse_grammar(data, hashlib.sha256(raw).hexdigest())

@@ -7,7 +7,7 @@ import json
 import logging
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
@@ -42,6 +42,9 @@ from facecap.transforms.write_shard import ShardFailed, ShardResult
 
 log = logging.getLogger("facecap")
 
+MAX_RACES = 10
+"""How often a shard is begun again because another command wrote it meanwhile."""
+
 Captions = dict[str, tuple[Caption, ...]]
 """The captions of a shard's faces by key, in the order of the keys; none where nothing may be
 said."""
@@ -51,7 +54,8 @@ said."""
 class RecaptionConfig:
     """What it takes to make the captions of a shard: plain data, part of the graph.
 
-    `number` is the recaption's; `footer` the JSON text for the Parquet footers.
+    `number` is the recaption's; `footer` the JSON text for the Parquet footers. With `keep` the
+    captions and their rewrites stay, and only the text is chosen anew (`caption.text`).
     """
 
     output: str
@@ -61,6 +65,7 @@ class RecaptionConfig:
     stored: CaptionConfig
     rewrite: RewriteConfig | None
     min_answered: float
+    keep: bool = False
 
 
 class Shard:
@@ -105,8 +110,11 @@ def compose(shard: Shard, composer: Composer) -> Captions:
     }
 
 
-def write(store: Store, shard: Shard, captions: Captions, config: RecaptionConfig) -> CommitRecord:
-    """Write and commit the shard's next generation with `captions`; returns the winner's record.
+def write(
+    store: Store, shard: Shard, captions: Captions, config: RecaptionConfig
+) -> tuple[CommitRecord, bool]:
+    """Write and commit the shard's next generation with `captions`; returns the record of whoever
+    was first, and whether that was this call.
 
     A face of which nothing may be said is dropped as `nothing_to_state`, as in a build. Raises
     ShardFailed where too few captions were answered.
@@ -140,7 +148,8 @@ def write(store: Store, shard: Shard, captions: Captions, config: RecaptionConfi
         counts=count_ledger(ledger.to_pylist()) if silent else record.counts,
         captions=counts,
     )
-    return commit(store, written)
+    winner = commit(store, written)
+    return winner, winner.attempt == written.attempt
 
 
 def _looks_under_18(row: dict[str, Any], composer: Composer) -> bool | None:
@@ -172,7 +181,7 @@ def _without(ledger: pa.Table, silent: set[str]) -> pa.Table:
     """The ledger with the faces of these keys dropped as `nothing_to_state`. It is made of plain
     values again, as a build makes it: Arrow's buffers as they were read give other bytes."""
     rows = ledger.to_pylist()
-    first_row = rows[0]["row"]
+    first_row = rows[0]["row"] if rows else 0
     places = {(first_row + int(key[6:12]), int(key[13:])) for key in silent}
     drop = {"outcome": Outcome.DROPPED, "stage": Stage.CAPTION, "reason": Reason.NOTHING_TO_STATE}
     for row in rows:
@@ -211,7 +220,7 @@ class RecaptionFn(beam.DoFn):
     def setup(self) -> None:
         self._store = open_store(self._config.output)
         worker.start(self._run)
-        rewrite = self._config.rewrite
+        rewrite = None if self._config.keep else self._config.rewrite
         if rewrite is not None:
             self._rewriter = self._shared.acquire(lambda: Rewriter(rewrite))
             self._desk = self._rewriter.open_desk()
@@ -223,34 +232,74 @@ class RecaptionFn(beam.DoFn):
     def process(self, block: Sequence[int]) -> Iterator[ShardResult]:
         rewrite = self._config.rewrite
         sharing = Sharing(rewrite.options.reuse if rewrite else 1)
+        failed: int | None = None
         for number in block:
-            yield self._shard(number, sharing, alone=len(block) == 1)
+            if failed is not None:
+                # Who shares with whom is counted over all the shards before.
+                error = f"shares rewrites with shard {failed:06d}, which failed"
+                yield ShardResult(number, error=error)
+                continue
+            try:
+                record, sharing = self._made(number, sharing, alone=len(block) == 1)
+            except ShardFailed as error:
+                failed = number
+                log.error("shard %06d keeps its captions: %s", number, error)
+                yield ShardResult(number, error=str(error))
+                continue
+            counts = record.counts
+            worker.count(rows=counts.rows, faces=counts.faces, kept=counts.faces_kept)
+            yield ShardResult(number, counts)
 
     def teardown(self) -> None:
         if self._rewriter is not None and self._desk is not None:
             self._rewriter.close_desk(self._desk)
             self._rewriter = self._desk = None
 
-    def _shard(self, number: int, sharing: Sharing, *, alone: bool) -> ShardResult:
-        record = read_record(self._store, number)
-        if record is None:
-            return ShardResult(number, error="is not committed; give the build's command first")
-        finish(self._store, record)
-        done = record.recaption >= self._config.number
+    def _made(self, number: int, sharing: Sharing, *, alone: bool) -> tuple[CommitRecord, Sharing]:
+        """The record of the shard with this recaption's captions, whoever made them, and what the
+        shards behind it share."""
+        for _ in range(MAX_RACES):
+            record = read_record(self._store, number)
+            if record is None:
+                raise ShardFailed("is not committed; give the build's command first")
+            finish(self._store, record)
+            done = record.recaption >= self._config.number
+            if done and alone:
+                return record, sharing
+            shard = self._read(record)
+            if shard is None:
+                continue
+            counted = sharing.copy()
+            captions = self._captions(shard, counted, done=done)
+            if done:
+                return record, counted
+            record, won = write(self._store, shard, captions, self._config)
+            if won:
+                return record, counted
+            # Another command was faster: its rewrites are the ones to share.
+        raise ShardFailed("is written by another command again and again")
+
+    def _read(self, record: CommitRecord) -> Shard | None:
+        """The shard, or None where another command has written it anew meanwhile."""
         try:
-            if not (done and alone):
-                shard = Shard(self._store, record)
-                captions = compose(shard, self._config.composer)
-                if self._desk is not None:
-                    captions = self._rewritten(captions, sharing, _stored(shard) if done else None)
-                if not done:
-                    record = write(self._store, shard, captions, self._config)
-        except ShardFailed as failed:
-            log.error("shard %06d keeps its captions: %s", number, failed)
-            return ShardResult(number, error=str(failed))
-        counts = record.counts
-        worker.count(rows=counts.rows, faces=counts.faces, kept=counts.faces_kept)
-        return ShardResult(number, counts)
+            return Shard(self._store, record)
+        except (ShardFailed, FileNotFoundError):
+            newest = read_record(self._store, record.shard)
+            if newest is not None and newest.generation > record.generation:
+                return None
+            raise
+
+    def _captions(self, shard: Shard, sharing: Sharing, *, done: bool) -> Captions:
+        captions = compose(shard, self._config.composer)
+        if self._config.keep:
+            stored = _stored(shard)
+            return {
+                key: tuple(replace(c, rewrite=stored.get((key, n))) for n, c in enumerate(said))
+                for key, said in captions.items()
+            }
+        if self._desk is None:
+            return captions
+        return self._rewritten(captions, sharing, _stored(shard) if done else None)
 
     def _rewritten(
         self,
@@ -277,10 +326,7 @@ class RecaptionFn(beam.DoFn):
                 sharing.add(slots[place], done.rewrite)
                 count(done)
         return {
-            key: tuple(
-                Caption(c.raw, c.stated, c.person, sharing.get(slots[key, n]))
-                for n, c in enumerate(said)
-            )
+            key: tuple(replace(c, rewrite=sharing.get(slots[key, n])) for n, c in enumerate(said))
             for key, said in captions.items()
         }
 
@@ -291,6 +337,8 @@ def _stored(shard: Shard) -> dict[tuple[str, int], Rewrite]:
     for row in shard.metadata.select(["key", "captions"]).to_pylist():
         for n, caption in enumerate(row["captions"]):
             asked, kind = caption["rewrite"], caption["rewrite_fault"]
+            if asked is None:
+                continue
             found[row["key"], n] = Rewrite(
                 text=caption["rewritten_caption"],
                 fault=Fault(RewriteFault(kind), asked["error"]) if kind else None,

@@ -33,6 +33,10 @@ class Sharing:
     _seen: Counter[Group] = field(default_factory=Counter)
     _found: dict[Slot, Rewrite] = field(default_factory=dict)
 
+    def copy(self) -> Sharing:
+        """The same, to be counted on from here; what is added to it is not added to this one."""
+        return Sharing(self.reuse, Counter(self._seen), dict(self._found))
+
     def slots(self, tasks: Iterable[tuple[Caption, Task]]) -> dict[Caption, Slot]:
         """The slot of every caption, in the order of `tasks`: that of the keys."""
         slots = {}

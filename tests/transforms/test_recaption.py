@@ -148,6 +148,21 @@ def test_damage_gets_no_new_hash(store: Store, kind: str) -> None:
     assert read_record(store, 4).generation == 1
 
 
+def test_a_shard_without_rows(tmp_path: Path) -> None:
+    """As an empty tar of the input makes one."""
+    store = Store(tmp_path)
+    spec = ShardSpec(4, 4_000_000, (), "empty.tar")
+    config = WriteConfig(
+        str(tmp_path), "f", pa.schema([]), "{}", 2, DecodeOptions(), CaptionConfig()
+    )
+    writer = ShardWriter(spec, config, store)
+    writer.add(SampleBatch(spec, (), shard_rows=0))
+    writer.close()
+    writer.abandon()
+    assert recaption(store).error is None
+    assert read_record(store, 4).generation == 2 and rows(store, "ledger") == []
+
+
 def test_a_shard_that_is_not_there(store: Store) -> None:
     store.path("commits/000004.json").unlink()
     assert "not committed" in recaption(store).error

@@ -4,6 +4,7 @@ answered, by a text or by the fault of its request, in bounded time."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -34,6 +35,9 @@ MAX_BODY = 2**20
 KEEP_ALIVE_S = 4.0
 """Less than the 5 of uvicorn, on which vLLM and SGLang run: a server that closes first may do so
 while the next request is on its way."""
+
+SHORTEST_KEY = 8
+"""Characters; a shorter one may be a word of a caption, and is no secret."""
 
 TRIAL = Prompt((Message("user", "Answer with one word: are you there?"),), seed=0)
 
@@ -99,7 +103,7 @@ class ChatServer:
     async def ask(self, prompt: Prompt) -> Answer:
         """The caption, or the fault of the request after all attempts. Raises ServerRefuses where
         no prompt would fare better until a setting changes, and OSError where this machine has no
-        more memory or file descriptors."""
+        more memory."""
         reply = await self._exchange(prompt, self._options.retries)
         if reply.fault is not None:
             return Answer(None, reply.fault)
@@ -108,7 +112,10 @@ class ChatServer:
         except ValueError as error:
             return Answer(None, Fault(RewriteFault.MALFORMED, str(error)))
         must_be_json = reply.structured and self._options.structured == "always"
-        return chat_completion.read_answer(completion, must_be_json)
+        answer = chat_completion.read_answer(completion, must_be_json)
+        if self._key and len(self._key) >= SHORTEST_KEY and self._key in (answer.text or ""):
+            return Answer(None, Fault(RewriteFault.MALFORMED, "the answer repeats the API key"))
+        return answer
 
     async def check(self) -> None:
         """Try the server with one tiny request, before a build relies on it. Raises ServerRefuses
@@ -198,6 +205,11 @@ class ChatServer:
         except TimeoutError:
             return Reply(structured, fault=Fault(RewriteFault.TIMEOUT, f"none in {seconds:g} s"))
         except (aiohttp.ClientError, OSError) as error:
+            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+                raise ServerRefuses(
+                    "rewrite.concurrency: this process may open no more connections than it has; "
+                    f"lower {self._options.concurrency}, or raise `ulimit -n`"
+                ) from error
             return Reply(structured, fault=transport_fault(error, status))
         if content is None:
             fault = Fault(RewriteFault.MALFORMED, "the server's answer is larger than 1 MiB")

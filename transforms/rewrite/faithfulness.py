@@ -18,6 +18,11 @@ FREE_WORDS, WORDS_PER_LABEL = 20, 12
 """A rewrite may have this many words, and this many for each label."""
 
 
+MAX_CHARACTERS = 4000
+"""Of 40 labels' rewrite, twice over. What is longer is not read: a server may send anything, and
+reading takes time by the square of the length."""
+
+
 class Checker:
     """Checks rewrites; built once, cheap to call, and picklable."""
 
@@ -32,6 +37,8 @@ class Checker:
         Proof is asked for: a word that is neither licensed by a label nor known to be harmless is
         a fault.
         """
+        if len(text) > MAX_CHARACTERS:
+            return Fault(RewriteFault.LENGTH, f"it has {len(text)} characters")
         tokens = split(text, self.vocabulary)
         reading = read(tokens, self.vocabulary)
         return (

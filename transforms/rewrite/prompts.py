@@ -11,10 +11,14 @@ from typing import Any, get_args
 
 import yaml
 
+from facecap.schemas.attributes import ATTRIBUTES
 from facecap.schemas.captions import Fault, Person
 from facecap.transforms.rewrite.backend import Message, Prompt
 
 DEFAULT_PROMPTS = Path(__file__).parent / "prompts" / "v1.yaml"
+
+MAX_SAID = 1000
+"""Characters of a wrong answer that are sent back: all of one that is a caption."""
 
 PEOPLE: tuple[Person, ...] = get_args(Person)
 _HOLES = {"request": {"caption", "attributes", "person"}, "retry": {"fault"}}
@@ -68,11 +72,11 @@ class PromptSet:
         messages.append(Message("user", self._request(caption, labels, person)))
         return Prompt(tuple(messages), seed)
 
-    def once_more(self, prompt: Prompt, answer: str | None, fault: Fault, seed: int) -> Prompt:
-        """`prompt` continued: its `answer` (None: there was no text) had `fault`."""
-        said = [] if answer is None else [Message("assistant", answer)]
+    def once_more(self, prompt: Prompt, answer: str, fault: Fault, seed: int) -> Prompt:
+        """`prompt` continued: its `answer`, told up to a length, had `fault`."""
+        said = Message("assistant", answer[:MAX_SAID])
         asked = Message("user", self.retry.format(fault=fault.detail))
-        return Prompt((*prompt.messages, *said, asked), seed)
+        return Prompt((*prompt.messages, said, asked), seed)
 
     def _request(self, caption: str, labels: Sequence[str], person: Person) -> str:
         named = (self.attributes.get(n, n.replace("_", " ").lower()) for n in labels)
@@ -93,7 +97,11 @@ def load_prompts(path: str | Path | None = None) -> PromptSet:
         raise PromptError(f"rewrite.prompts: cannot read {path}: {error.strerror}") from None
     try:
         data = yaml.safe_load(raw)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2001-99-99, or no UTF-8
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: 2001-99-99, no UTF-8
         reason = " ".join(str(error).split())
         raise PromptError(f"rewrite.prompts: {path} is not YAML: {reason}") from None
     try:
@@ -116,6 +124,9 @@ def parse_prompts(data: Any, sha256: str = "") -> PromptSet:
     people = _texts("people", data["people"])
     if set(people) != set(PEOPLE):
         raise PromptError(f"people: must be {', '.join(PEOPLE)}")
+    attributes = _texts("attributes", data["attributes"])
+    if unknown := sorted(set(attributes) - set(ATTRIBUTES)):
+        raise PromptError(f"attributes.{unknown[0]}: is no label of CelebA's")
     styles = data["styles"]
     if not isinstance(styles, dict) or not styles:
         raise PromptError("styles: must map names to styles")
@@ -126,7 +137,7 @@ def parse_prompts(data: Any, sha256: str = "") -> PromptSet:
         request=data["request"],
         retry=data["retry"],
         people={person: people[person] for person in PEOPLE},
-        attributes=_texts("attributes", data["attributes"]),
+        attributes=attributes,
         styles={str(name): _style(f"styles.{name}", style) for name, style in styles.items()},
     )
 
@@ -147,8 +158,8 @@ def _example(where: str, data: Any) -> Example:
     if not isinstance(data, dict) or set(data) != {"labels", "person", "caption", "rewrite"}:
         raise PromptError(f"{where}: must have labels, person, caption and rewrite")
     labels, person = data["labels"], data["person"]
-    if not isinstance(labels, list) or not labels or not all(isinstance(v, str) for v in labels):
-        raise PromptError(f"{where}.labels: must be a list of labels")
+    if not isinstance(labels, list) or not labels or not set(map(str, labels)) <= set(ATTRIBUTES):
+        raise PromptError(f"{where}.labels: must be a list of CelebA's labels")
     if person not in PEOPLE:
         raise PromptError(f"{where}.person: must be one of {', '.join(PEOPLE)}")
     caption, rewrite = (_text(f"{where}.{n}", data[n]) for n in ("caption", "rewrite"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from facecap.schemas.captions import (
     UNANSWERED,
+    UNREACHED,
     Caption,
     Fault,
     Person,
@@ -21,6 +22,9 @@ from facecap.transforms.rewrite.backend import Answer, Prompt
 from facecap.transforms.rewrite.faithfulness import Checker
 from facecap.transforms.rewrite.options import RewriteOptions
 from facecap.transforms.rewrite.prompts import PromptSet
+
+MAX_DETAIL = 200
+"""Characters of a fault's words: they quote what a server sent, and are stored."""
 
 SEEDS = 2**31
 """Sampling seeds are below it: some servers take no larger ones."""
@@ -49,7 +53,7 @@ class Done:
 
     @property
     def answered(self) -> bool:
-        """Whether the server said anything, true or false."""
+        """Whether there was a text to check, true or false, or a refusal."""
         fault = self.rewrite.fault
         return fault is None or fault.kind not in UNANSWERED
 
@@ -58,11 +62,16 @@ def make_task(
     caption: Caption, key: str, number: int, styles: Sequence[str], options: RewriteOptions
 ) -> Task:
     """The task of rewriting `caption`, the face's `number`-th: its style and seed follow from
-    `rewrite.seed`, `key` and `number` alone, so that every run asks the same."""
-    digest = hashlib.sha256(f"{options.seed} {key} {number}".encode()).digest()
-    style = styles[int.from_bytes(digest[:8], "big") % len(styles)]
-    seed = int.from_bytes(digest[8:16], "big") % SEEDS
+    `rewrite.seed`, `key` and `number` alone, so that every run asks the same. The captions of a
+    face have different styles while there are any."""
+    first = _draw(options.seed, key)
+    style = styles[(first + number) % len(styles)]
+    seed = _draw(options.seed, f"{key} {number}") % SEEDS
     return Task(key, caption.raw, caption.stated, caption.person, style, seed)
+
+
+def _draw(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big")
 
 
 async def rewrite(
@@ -80,10 +89,14 @@ async def rewrite(
         asked += answer.prompt_tokens
         said += answer.completion_tokens
         text, fault = _judge(answer, task, checker)
-        if fault is None or fault.kind in UNANSWERED or tries == 2:
+        if fault is None or fault.kind in UNREACHED or tries == 2:
             break
-        prompt = prompts.once_more(prompt, answer.text, fault, (task.seed + 1) % SEEDS)
-    done = Rewrite(text, fault, task.style, task.seed, tries, task.key)
+        seed = (task.seed + 1) % SEEDS
+        if answer.text is None:  # there is nothing to correct
+            prompt = Prompt(prompt.messages, seed)
+        else:
+            prompt = prompts.once_more(prompt, answer.text, fault, seed)
+    done = Rewrite(text, fault, task.style, prompt.seed, tries, task.key)
     return Done(done, asked, said)
 
 
@@ -93,4 +106,6 @@ def _judge(answer: Answer, task: Task, checker: Checker) -> tuple[str | None, Fa
         return None, answer.fault or Fault(RewriteFault.MALFORMED, "there is no text")
     text = " ".join(answer.text.split())
     fault = checker.check(text, task.labels, task.person)
-    return (text, None) if fault is None else (None, fault)
+    if fault is None:
+        return text, None
+    return None, Fault(fault.kind, fault.detail[:MAX_DETAIL])

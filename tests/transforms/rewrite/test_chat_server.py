@@ -172,6 +172,15 @@ def test_wrong_settings_stop_everything_and_no_key_is_told(
     assert len(seen(llm, name)) == (2 if fault == "400" else 1)
 
 
+def test_an_answer_that_repeats_the_key_is_none(llm: LlmServer) -> None:
+    asked = Prompt((Message("user", f"Caption: The man holds {KEY}.\nAttributes: repeats"),), 1)
+    (answer,) = ask(settings(llm), asked, key=KEY)
+    assert answer.text is None and answer.fault is not None
+    assert answer.fault.kind is RewriteFault.MALFORMED and KEY not in answer.fault.detail
+    (other,) = ask(settings(llm), asked, key=KEY + "-2")
+    assert other.text is not None
+
+
 def test_a_missing_key_is_told_apart_from_a_wrong_one() -> None:
     with LlmServer(key=KEY) as server:
         options = settings(server, api_key_env="SOME_KEY")

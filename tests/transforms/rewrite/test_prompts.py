@@ -61,8 +61,8 @@ def test_the_fault_is_named_once_more() -> None:
     assert again.messages[:-2] == prompt.messages and again.seed == 6
     assert again.messages[-2].content == "A bald man in a {hat}."
     assert "Fault: 'hat' was not given {braces}" in again.messages[-1].content
-    silent = PROMPTS.once_more(prompt, None, fault, 6)
-    assert silent.messages[:-1] == prompt.messages
+    long = PROMPTS.once_more(prompt, "x" * 100_000, fault, 6)
+    assert len(long.messages[-2].content) == 1000
 
 
 def test_it_is_plain_data() -> None:
@@ -97,6 +97,8 @@ def edited(*path: str | int, value: Any) -> Any:
         (edited("styles", "plain", "examples", value=[]), "styles.plain.examples"),
         (edited("styles", "plain", "examples", 0, "person", value="girl"), "examples.0.person"),
         (edited("styles", "plain", "examples", 1, "labels", value=[1]), "examples.1.labels"),
+        (edited("styles", "plain", "examples", 1, "labels", value=["Mal"]), "examples.1.labels"),
+        (edited("attributes", "Malle", value="man"), "attributes.Malle"),
     ],
 )
 def test_bad_prompts_are_named(data: Any, named: str) -> None:
@@ -107,7 +109,7 @@ def test_bad_prompts_are_named(data: Any, named: str) -> None:
 def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"rewrite\.prompts: cannot read .*No such file"):
         load_prompts(tmp_path / "none.yaml")
-    for text in ("a: [", "a: 2001-99-99", "\x00"):
+    for text in ("a: [", "a: 2001-99-99", "\x00", "[" * 20_000):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(PromptError, match=r"rewrite\.prompts: .*bad\.yaml"):
             load_prompts(tmp_path / "bad.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -16,6 +17,12 @@ from facecap.transforms.rewrite.rewriter import Done, Task, make_task
 from tests.llm_server import LlmServer
 
 PROMPTS = load_prompts()
+SAID = (
+    RewriteFault.ADDED,
+    RewriteFault.MISSING,
+    RewriteFault.META_TEXT,
+)
+"""Of these here, faults of a text."""
 CAPTION = Caption(
     "The woman has black hair. She is wearing a hat. She is smiling.",
     ("Black_Hair", "Wearing_Hat", "Smiling"),
@@ -27,6 +34,9 @@ def config(server: LlmServer | None, **changes: Any) -> RewriteConfig:
     url = server.base_url if server else "http://127.0.0.1:9/v1"
     given = {"backend": "openai", "base_url": url, "retries": 0, "timeout_s": 5.0}
     return RewriteConfig(RewriteOptions(**{**given, **changes}), PROMPTS)
+
+
+TASK = make_task(CAPTION, "key 0", 0, config(None).styles, config(None).options)
 
 
 def rewrite_all(how: RewriteConfig, count: int = 1) -> list[Done]:
@@ -80,7 +90,8 @@ def test_every_fault_leaves_the_grammars_text(
     rewrite = done.rewrite
     assert rewrite.text is None and rewrite.fault is not None
     assert (rewrite.fault.kind, rewrite.tries) == (kind, tries), rewrite.fault
-    assert done.answered is (tries == 2)
+    assert done.answered is (kind in (*SAID, RewriteFault.REFUSED))
+    assert (rewrite.seed == TASK.seed) is (tries == 1), "the seed that it was sampled with"
 
 
 def test_a_liar_is_told_and_tells_the_truth() -> None:
@@ -93,6 +104,49 @@ def test_a_liar_is_told_and_tells_the_truth() -> None:
     assert told[: len(first["request"]["messages"])] == first["request"]["messages"]
     assert told[-2]["role"] == "assistant" and "scarf" in told[-2]["content"]
     assert "Fault: " in told[-1]["content"] and "was not given" in told[-1]["content"]
+
+
+def test_where_there_was_no_text_the_same_is_asked_again() -> None:
+    with LlmServer(schedule="malformed") as server:
+        (done,) = rewrite_all(config(server))
+        first, second = server.requests()
+    assert done.rewrite.tries == 2
+    assert second["request"]["messages"] == first["request"]["messages"]
+    assert second["request"]["seed"] == done.rewrite.seed == first["request"]["seed"] + 1
+
+
+@pytest.mark.parametrize(
+    "text", ["The man's 'n't ", "not ", "She has no beard, ", "x" * 50, "hat "]
+)
+def test_a_text_of_any_length_is_judged_at_once(text: str) -> None:
+    started = time.perf_counter()
+    fault = Checker().check(text * 20_000, CAPTION.stated, "woman")
+    assert fault is not None and time.perf_counter() - started < 0.5
+    started = time.perf_counter()
+    assert Checker().check((text * 20_000)[:4000], CAPTION.stated, "woman") is not None
+    assert time.perf_counter() - started < 3
+
+
+def test_what_a_server_sends_is_stored_to_a_length() -> None:
+    with LlmServer(schedule="liar") as server:
+        how = config(server)
+        long = Caption("The woman is " + "z" * 3000 + ".", ("Smiling",), "woman")
+        rewriter = Rewriter(how)
+        desk = rewriter.open_desk()
+        desk.submit(0, make_task(long, "k", 0, how.styles, how.options))
+        _, done = desk.take()
+        rewriter.close_desk(desk)
+        retry = server.requests()[-1]["request"]["messages"]
+    assert len(done.rewrite.fault.detail) <= 200
+    assert len(retry[-2]["content"]) <= 1000
+
+
+def test_the_captions_of_a_face_have_different_styles() -> None:
+    how = config(None)
+    for i in range(50):
+        tasks = [make_task(CAPTION, f"key {i}", n, how.styles, how.options) for n in range(6)]
+        assert len({task.style for task in tasks}) == len(how.styles) == 6
+        assert len({task.seed for task in tasks}) == 6
 
 
 def test_what_is_asked_follows_from_the_key() -> None:
