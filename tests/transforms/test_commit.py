@@ -40,6 +40,23 @@ def write_attempt(store: Store, attempt: str, text: str, generation: int = 1) ->
     )
 
 
+def race(store: Store, records: list[CommitRecord]) -> list[CommitRecord]:
+    """What each of them got who committed at one moment."""
+    start = threading.Barrier(len(records))
+    winners: list[CommitRecord] = []
+
+    def one(record: CommitRecord) -> None:
+        start.wait()
+        winners.append(commit(store, record))
+
+    threads = [threading.Thread(target=one, args=(record,)) for record in records]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return winners
+
+
 def contents(store: Store) -> dict[str, str]:
     return {kind: store.read(shard_file(kind, 3)).decode() for kind in SHARD_FILES}
 
@@ -66,18 +83,7 @@ def test_loser_deletes_its_files_and_gets_the_winners_record(tmp_path: Path) -> 
 def test_many_racing_commits_never_mix(tmp_path: Path) -> None:
     store = Store(tmp_path)
     records = [write_attempt(store, f"000003-{n}", f"attempt {n}") for n in range(8)]
-    start = threading.Barrier(len(records))
-    winners: list[CommitRecord] = []
-
-    def race(record: CommitRecord) -> None:
-        start.wait()
-        winners.append(commit(store, record))
-
-    threads = [threading.Thread(target=race, args=(r,)) for r in records]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    winners = race(store, records)
     assert len(winners) == len(records)
     assert {w.attempt for w in winners} == {winners[0].attempt}
     number = winners[0].attempt.partition("-")[2]
@@ -231,18 +237,7 @@ def test_of_many_that_follow_one_generation_one_wins(tmp_path: Path) -> None:
     store = Store(tmp_path)
     commit(store, write_attempt(store, "000003-a", "one"))
     records = [write_attempt(store, f"000003-2g{n}", f"attempt {n}", 2) for n in range(8)]
-    start = threading.Barrier(len(records))
-    winners: list[CommitRecord] = []
-
-    def race(record: CommitRecord) -> None:
-        start.wait()
-        winners.append(commit(store, record))
-
-    threads = [threading.Thread(target=race, args=(r,)) for r in records]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    winners = race(store, records)
     assert {w.attempt for w in winners} == {winners[0].attempt} and len(winners) == 8
     number = winners[0].attempt.partition("g")[2]
     assert set(contents(store).values()) == {f"{kind} attempt {number}" for kind in SHARD_FILES}
