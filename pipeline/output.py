@@ -90,16 +90,19 @@ class BuildFile(BaseModel):
 
 class RecaptionFile(BaseModel):
     """recaptions/NNN.json: what the captions of the dataset are made with since its `number`-th
-    recaption; `fingerprint` is over the settings, the hashes and the build. With `keep` the
-    captions are those from before, and only `caption.text` chooses among their texts anew."""
+    recaption; `fingerprint` is over the settings, the hashes and the build."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
-    keep: bool = False
     fingerprint: str
     settings: dict[str, Any]
     models: dict[str, str]
+
+    def content_hash(self, build: BuildFile) -> str:
+        """What the fingerprint has to be."""
+        source = {"build": build.fingerprint}
+        return content_hash(build.schema_version, self.settings, self.models, source)
 
     def differences(self, other: RecaptionFile) -> list[str]:
         """What differs, in words: one entry per setting or model."""
@@ -150,12 +153,15 @@ def recaption_file(number: int) -> str:
     return f"{RECAPTIONS}/{number:03d}.json"
 
 
-def read_recaptions(store: Store) -> RecaptionFile | None:
-    """The newest recaption of the dataset, None where there was none. Raises UsageError."""
+def read_recaptions(store: Store, before: int | None = None) -> RecaptionFile | None:
+    """The newest recaption of the dataset, or the newest of those numbered below `before`; None
+    where there is none. Raises UsageError."""
     names = [n for n in store.list(RECAPTIONS) if re.fullmatch(r"[0-9]{3,}\.json", n)]
-    if not names:
+    numbers = [int(name.removesuffix(".json")) for name in names]
+    numbers = [number for number in numbers if before is None or number < before]
+    if not numbers:
         return None
-    name = recaption_file(max(int(n.removesuffix(".json")) for n in names))
+    name = recaption_file(max(numbers))
     try:
         return RecaptionFile.model_validate_json(store.read(name))
     except (OSError, ValidationError) as error:

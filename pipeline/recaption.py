@@ -36,6 +36,7 @@ from facecap.pipeline.words import Words, load_words, minors_note, try_rewriting
 from facecap.schemas.commit import CommitRecord, Counts
 from facecap.schemas.tables import SCHEMA_VERSION
 from facecap.transforms import worker
+from facecap.transforms.commit import finish
 from facecap.transforms.recaption import Recaption, RecaptionConfig
 from facecap.transforms.same import Expected, versions
 from facecap.transforms.store import Store
@@ -70,11 +71,20 @@ def recaption(request: RecaptionRequest, screen: terminal.Screen) -> int:
     )
     with shared_lock_and_cleaning(store):
         claim = look_at_recaption(store, build, settings, words, abandon=request.abandon)
-        blocks = make_blocks(settings, build.shards, request.shards, keep=claim.file.keep)
-        if not claim.left & {number for block in blocks for number in block}:
+        blocks = make_blocks(settings, build.shards, request.shards)
+        blocks = [block for block in blocks if claim.left & set(block)]
+        if not blocks:
             screen.say("All of these shards have the captions of these settings already.")
+            try:
+                for record in read_records(store, build).values():
+                    finish(store, record)  # what was killed between its commit and its moves
+            except FileNotFoundError as missing:
+                raise UsageError(f"{store}: {missing}") from None
+            finish_dataset([], str(store))
             return EXIT_DONE
-        if engine.workers_here and not claim.file.keep:
+        for name in claim.other_files:
+            screen.say(f"{name}: another file than the captions were made with: they are made anew")
+        if engine.workers_here and not claim.same_words:
             try_rewriting(settings.rewrite)
         if note := minors_note(settings.attributes.minors, words.hashes):
             screen.say(note)
@@ -89,8 +99,7 @@ def recaption(request: RecaptionRequest, screen: terminal.Screen) -> int:
             composer=words.composer,
             stored=words.stored,
             rewrite=words.rewrite,
-            min_answered=0.0 if claim.file.keep else settings.rewrite.min_answered,
-            keep=claim.file.keep,
+            min_answered=settings.rewrite.min_answered,
         )
 
         def add(pipeline: beam.Pipeline, run: worker.Run) -> None:
@@ -191,14 +200,14 @@ def _is_of_captions(name: str) -> bool:
     return name.startswith(("caption.", "rewrite.")) or name == "attributes.minors"
 
 
-def make_blocks(
-    settings: Settings, shards: int, wanted: frozenset[int], *, keep: bool = False
-) -> list[tuple[int, ...]]:
+def make_blocks(settings: Settings, shards: int, wanted: frozenset[int]) -> list[tuple[int, ...]]:
     """The shards, by blocks whose faces may share rewrites: of one shard each where none do.
 
     Raises UsageError where `wanted` (empty: all) are not there, or leave a block in pieces.
     """
-    size = settings.rewrite.block_shards if settings.rewrite.reuse > 1 and not keep else 1
+    rewrite = settings.rewrite
+    shared = rewrite.backend != "none" and rewrite.reuse > 1
+    size = rewrite.block_shards if shared else 1
     blocks = [tuple(range(k, min(k + size, shards))) for k in range(0, shards, size)]
     if not wanted:
         return blocks
@@ -217,11 +226,14 @@ def make_blocks(
 @dataclass(frozen=True)
 class Claim:
     """A recaption to work at. It is `begun` when its file is there; `left` are the shards that it
-    has not done."""
+    has not done. With `same_words` the captions there differ in `caption.text` at most, so that
+    nobody needs to be asked; `other_files` are settings whose files are others than theirs."""
 
     file: RecaptionFile
     begun: bool
     left: frozenset[int]
+    same_words: bool
+    other_files: tuple[str, ...]
 
 
 def look_at_recaption(
@@ -248,21 +260,27 @@ def look_at_recaption(
         models=models,
     )
     newest = read_recaptions(store)
+    begun = newest is not None and newest.fingerprint == wanted.fingerprint
     if newest is None:
-        keep = _same_words(build.settings, build.models, wanted)
-        return Claim(wanted.model_copy(update={"keep": keep}), False, frozenset(records))
-    left = frozenset(n for n, record in records.items() if record.recaption < newest.number)
-    if newest.fingerprint == wanted.fingerprint:
-        return Claim(newest, True, left)
-    if left and len(left) < build.shards and not abandon:
-        raise UsageError(
-            f"{store}: a recaption with other settings has {len(left)} of {build.shards} shards to "
-            f"do: {'; '.join(newest.differences(wanted))}; give its command again, or this one "
-            "with --abandon"
-        )
-    keep = not left and _same_words(newest.settings, newest.models, wanted)
-    wanted = wanted.model_copy(update={"number": newest.number + 1, "keep": keep})
-    return Claim(wanted, False, frozenset(records))
+        number, left = 1, frozenset(records)
+    else:
+        number = newest.number if begun else newest.number + 1
+        undone = frozenset(n for n, r in records.items() if r.recaption < newest.number)
+        if not begun and undone and len(undone) < build.shards and not abandon:
+            raise UsageError(
+                f"{store}: a recaption with other settings has {len(undone)} of {build.shards} "
+                f"shards to do: {'; '.join(newest.differences(wanted))}; give its command again, "
+                "or this one with --abandon"
+            )
+        left = undone if begun else frozenset(records)
+    before = read_recaptions(store, before=number) or build
+    other = tuple(
+        name
+        for name in ("caption.grammar", "rewrite.prompts")
+        if name in before.models and name in models and before.models[name] != models[name]
+    )
+    file = wanted.model_copy(update={"number": number})
+    return Claim(file, begun, left, _same_words(before.settings, before.models, wanted), other)
 
 
 def _same_words(
@@ -271,8 +289,7 @@ def _same_words(
     """Whether captions made with these differ from the wanted ones in `caption.text` at most."""
     before = {name: value for name, value in settings.items() if name != "caption.text"}
     after = {name: value for name, value in wanted.settings.items() if name != "caption.text"}
-    mine = {name: sha256 for name, sha256 in models.items() if name in wanted.models}
-    return before == after and mine == wanted.models
+    return before == after and dict(models) == wanted.models
 
 
 def parse_shards(text: str | None) -> frozenset[int]:

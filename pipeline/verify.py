@@ -18,6 +18,7 @@ from facecap.pipeline.output import (
     RecaptionFile,
     read_build_file,
     read_recaptions,
+    recaption_file,
 )
 from facecap.schemas.commit import CommitRecord
 from facecap.schemas.outcomes import Outcome
@@ -69,11 +70,13 @@ def verify(store: Store) -> Iterator[str]:
         yield str(error)
         return
     number = recaption.number if recaption else 0
+    if recaption is not None and recaption.content_hash(build) != recaption.fingerprint:
+        yield f"{recaption_file(number)}: its fingerprint does not agree with its settings"
     older = [shard for shard, record in records.items() if record.recaption != number]
     if older:
         yield (
-            f"{len(older)} of {len(records)} shards, the first {older[0]:06d}, have older captions "
-            f"than recaption {number}; give its command again, or another with --abandon"
+            f"{len(older)} of {len(records)} shards, the first {older[0]:06d}, have other captions "
+            f"than recaption {number}'s; give its command again, or another with --abandon"
         )
         return
     yield from _verify_manifest(store, build, records, recaption)

@@ -177,7 +177,9 @@ def test_other_settings_wait_for_the_first_to_end(
     first = recaption(dataset, llm, more=("--shards", "0,2-3"))
     assert first.returncode == 0, first.stderr
     (fault,) = faults(dataset)
-    assert fault.startswith("4 of 7 shards, the first 000001, have older captions than recaption 1")
+    assert fault.startswith(
+        "4 of 7 shards, the first 000001, have other captions than recaption 1's"
+    )
     assert cli.run(command(dataset, llm, "rewrite.seed=1")[3:]) == 2
     said = "4 of 7 shards to do: rewrite.seed (was 0, is 1)"
     assert said in capsys.readouterr().err
@@ -287,6 +289,57 @@ def test_one_that_was_not_begun_in_earnest_or_is_abandoned_gives_way(
     assert result.returncode == 0, result.stderr
     assert faults(dataset) == []
     assert {row["caption_source"] for row in metadata(dataset)} == {"rewrite"}
+
+
+def test_what_was_killed_at_the_very_end_is_ended_by_the_same_command(
+    dataset: Path, plain: Path, rewritten: Path, llm: LlmServer
+) -> None:
+    """All records are there; the last shard's files have not moved, the manifest is the old one."""
+    for folder in ("commits", "recaptions", *builds.DATA_FOLDERS):
+        shutil.copytree(rewritten / folder, dataset / folder, dirs_exist_ok=True)
+    record = json.loads((dataset / "commits/000006.2.json").read_text())
+    attempt = dataset / "_attempts" / record["attempt"]
+    attempt.mkdir(parents=True)
+    for kind, entry in record["files"].items():
+        (dataset / entry["path"]).rename(attempt / kind)
+        shutil.copy(plain / entry["path"], dataset / entry["path"])
+    assert faults(dataset)
+    assert cli.run(command(dataset, llm)[3:]) == 0
+    assert faults(dataset) == []
+    assert builds.dataset_bytes(dataset) == builds.dataset_bytes(rewritten)
+
+
+def test_a_missing_file_fails_its_own_shard(dataset: Path, llm: LlmServer) -> None:
+    (dataset / "rejects/000001.tar").unlink()
+    result = recaption(dataset, llm)
+    assert result.returncode == 1 and "rejects/000001.tar" in result.stderr, result.stderr
+    assert "6 of 7 shards have the new captions" in result.stderr
+
+
+def test_nothing_is_asked_for_twice(
+    rewritten: Path, plain: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Another text, half done; then a shard that was built anew; then the first text again."""
+    output = Path(shutil.copytree(rewritten, tmp_path / "out"))
+    with LlmServer() as server:
+        text = ("caption.text=alt_text",)
+        assert recaption(output, server, *text, more=("--shards=0-2",)).returncode == 0
+        assert not server.requests()
+        assert cli.run(command(output, server, "caption.text=grammar")[3:]) == 2
+        assert "--abandon" in capfd.readouterr().err
+        for path in (output / "commits").glob("000004*"):
+            path.unlink()
+        for folder in ("commits", *builds.DATA_FOLDERS):  # as a build of it alone leaves it
+            for path in (plain / folder).glob("000004*"):
+                shutil.copy(path, output / folder / path.name)
+        assert recaption(output, server, *text).returncode == 0
+        faces = [row for row in metadata(output) if row["key"].startswith("000004")]
+        assert len(server.requests()) == 2 * len(faces) > 0
+        result = recaption(output, server, "caption.text=rewrite")
+        assert result.returncode == 0, result.stderr
+        assert len(server.requests()) == 2 * len(faces)
+    assert faults(output) == []
+    assert metadata(output) == metadata(rewritten)
 
 
 def test_a_key_is_nowhere(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

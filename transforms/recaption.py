@@ -24,6 +24,7 @@ from facecap.schemas.tables import LEDGER, METADATA
 from facecap.transforms import worker
 from facecap.transforms.attempt import Attempt
 from facecap.transforms.caption_columns import (
+    Asked,
     CaptionConfig,
     caption_columns,
     count_captions,
@@ -33,7 +34,8 @@ from facecap.transforms.commit import commit, finish, read_record
 from facecap.transforms.compose_caption import Composer
 from facecap.transforms.object_store import open_store
 from facecap.transforms.rewrite.engine import Desk, RewriteConfig, Rewriter
-from facecap.transforms.rewrite.rewriter import Done, Task, make_task
+from facecap.transforms.rewrite.faithfulness import Checker
+from facecap.transforms.rewrite.rewriter import SEEDS, Done, Task, make_task
 from facecap.transforms.rewrite_caption import count
 from facecap.transforms.rows import count_ledger, to_json
 from facecap.transforms.share import Sharing
@@ -54,8 +56,7 @@ said."""
 class RecaptionConfig:
     """What it takes to make the captions of a shard: plain data, part of the graph.
 
-    `number` is the recaption's; `footer` the JSON text for the Parquet footers. With `keep` the
-    captions and their rewrites stay, and only the text is chosen anew (`caption.text`).
+    `number` is the recaption's; `footer` the JSON text for the Parquet footers.
     """
 
     output: str
@@ -65,7 +66,6 @@ class RecaptionConfig:
     stored: CaptionConfig
     rewrite: RewriteConfig | None
     min_answered: float
-    keep: bool = False
 
 
 class Shard:
@@ -219,11 +219,8 @@ class RecaptionFn(beam.DoFn):
 
     def setup(self) -> None:
         self._store = open_store(self._config.output)
+        self._checker = Checker()
         worker.start(self._run)
-        rewrite = None if self._config.keep else self._config.rewrite
-        if rewrite is not None:
-            self._rewriter = self._shared.acquire(lambda: Rewriter(rewrite))
-            self._desk = self._rewriter.open_desk()
 
     def start_bundle(self) -> None:
         if self._desk is not None:
@@ -241,7 +238,7 @@ class RecaptionFn(beam.DoFn):
                 continue
             try:
                 record, sharing = self._made(number, sharing, alone=len(block) == 1)
-            except ShardFailed as error:
+            except (ShardFailed, FileNotFoundError) as error:
                 failed = number
                 log.error("shard %06d keeps its captions: %s", number, error)
                 yield ShardResult(number, error=str(error))
@@ -262,8 +259,10 @@ class RecaptionFn(beam.DoFn):
             record = read_record(self._store, number)
             if record is None:
                 raise ShardFailed("is not committed; give the build's command first")
+            if record.recaption > self._config.number:
+                raise ShardFailed(f"has the captions of recaption {record.recaption} already")
             finish(self._store, record)
-            done = record.recaption >= self._config.number
+            done = record.recaption == self._config.number
             if done and alone:
                 return record, sharing
             shard = self._read(record)
@@ -290,63 +289,82 @@ class RecaptionFn(beam.DoFn):
             raise
 
     def _captions(self, shard: Shard, sharing: Sharing, *, done: bool) -> Captions:
+        """The captions of the shard with their rewrites: those it has already where they are what
+        would be asked for, another face's where they are shared, else asked for."""
         captions = compose(shard, self._config.composer)
-        if self._config.keep:
-            stored = _stored(shard)
-            return {
-                key: tuple(replace(c, rewrite=stored.get((key, n))) for n, c in enumerate(said))
-                for key, said in captions.items()
-            }
-        if self._desk is None:
-            return captions
-        return self._rewritten(captions, sharing, _stored(shard) if done else None)
-
-    def _rewritten(
-        self,
-        captions: Captions,
-        sharing: Sharing,
-        stored: Mapping[tuple[str, int], Rewrite] | None,
-    ) -> Captions:
-        """`captions` with their rewrites: asked for, shared, or `stored` by an earlier run."""
         config = self._config.rewrite
-        assert config is not None and self._desk is not None
+        if config is None:
+            return captions
         tasks = {
             (key, n): make_task(caption, key, n, config.styles, config.options)
             for key, said in captions.items()
             for n, caption in enumerate(said)
         }
         slots = sharing.slots(tasks.items())
-        asked = sharing.to_ask(slots)
-        if stored is not None:
-            for place in asked:
-                sharing.add(slots[place], stored[place])
-        else:
-            wanted = {place: tasks[place] for place in asked}
-            for place, done in ask_all(self._desk, wanted, config.in_flight):
-                sharing.add(slots[place], done.rewrite)
-                count(done)
+        stored = stored_rewrites(shard, self._config.stored.asked)
+        wanted = {}
+        for place in sharing.to_ask(slots):
+            task, there = tasks[place], stored.get(place)
+            if there is not None and (done or self._is_its(there, task)):
+                sharing.add(slots[place], there.rewrite)
+            else:
+                wanted[place] = task
+        if wanted:
+            for place, answer in ask_all(self._opened_desk(config), wanted, config.in_flight):
+                sharing.add(slots[place], answer.rewrite)
+                count(answer)
         return {
             key: tuple(replace(c, rewrite=sharing.get(slots[key, n])) for n, c in enumerate(said))
             for key, said in captions.items()
         }
 
+    def _is_its(self, there: Stored, task: Task) -> bool:
+        """Whether what is stored is what came of this very task, and is true by today's check."""
+        rewrite = there.rewrite
+        asked = (rewrite.key, rewrite.style, there.raw)
+        if asked != (task.key, task.style, task.raw):
+            return False
+        if rewrite.seed not in (task.seed, (task.seed + 1) % SEEDS):
+            return False
+        text = rewrite.text
+        return text is None or self._checker.check(text, task.labels, task.person) is None
 
-def _stored(shard: Shard) -> dict[tuple[str, int], Rewrite]:
-    """The rewrites in the metadata of a shard that an earlier run has done."""
+    def _opened_desk(self, config: RewriteConfig) -> Desk[Any]:
+        """Opened when the first caption has to be asked for: there may be none."""
+        if self._rewriter is None or self._desk is None:
+            self._rewriter = self._shared.acquire(lambda: Rewriter(config))
+            self._desk = self._rewriter.open_desk()
+        return self._desk
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A rewrite as a shard has it, and the grammar's words that it was asked for."""
+
+    raw: str
+    rewrite: Rewrite
+
+
+def stored_rewrites(shard: Shard, asked: Asked | None) -> dict[tuple[str, int], Stored]:
+    """The rewrites in the shard's metadata that were asked for with the same model, prompts and
+    sampling settings as `asked`, by the face's key and the number of the caption."""
     found = {}
     for row in shard.metadata.select(["key", "captions"]).to_pylist():
         for n, caption in enumerate(row["captions"]):
-            asked, kind = caption["rewrite"], caption["rewrite_fault"]
-            if asked is None:
+            told, kind = caption["rewrite"], caption["rewrite_fault"]
+            if told is None or asked is None:
                 continue
-            found[row["key"], n] = Rewrite(
+            if asked != Asked(**{name: told[name] for name in Asked.__dataclass_fields__}):
+                continue
+            rewrite = Rewrite(
                 text=caption["rewritten_caption"],
-                fault=Fault(RewriteFault(kind), asked["error"]) if kind else None,
-                style=asked["style"],
-                seed=asked["seed"],
-                tries=asked["tries"],
-                key=asked["key"],
+                fault=Fault(RewriteFault(kind), told["error"]) if kind else None,
+                style=told["style"],
+                seed=told["seed"],
+                tries=told["tries"],
+                key=told["key"],
             )
+            found[row["key"], n] = Stored(caption["raw_caption"], rewrite)
     return found
 
 
