@@ -36,7 +36,7 @@ from facecap.pipeline.words import Words, load_words, minors_note, try_rewriting
 from facecap.schemas.commit import CommitRecord, Counts
 from facecap.schemas.tables import SCHEMA_VERSION
 from facecap.transforms import worker
-from facecap.transforms.commit import finish
+from facecap.transforms.commit import finish_left
 from facecap.transforms.recaption import Recaption, RecaptionConfig
 from facecap.transforms.same import Expected, versions
 from facecap.transforms.store import Store
@@ -73,13 +73,12 @@ def recaption(request: RecaptionRequest, screen: terminal.Screen) -> int:
         claim = look_at_recaption(store, build, settings, words, abandon=request.abandon)
         blocks = make_blocks(settings, build.shards, request.shards)
         blocks = [block for block in blocks if claim.left & set(block)]
+        try:
+            finish_left(store, read_records(store, build).values())
+        except FileNotFoundError as missing:
+            raise UsageError(f"{store}: {missing}") from None
         if not blocks:
             screen.say("All of these shards have the captions of these settings already.")
-            try:
-                for record in read_records(store, build).values():
-                    finish(store, record)  # what was killed between its commit and its moves
-            except FileNotFoundError as missing:
-                raise UsageError(f"{store}: {missing}") from None
             finish_dataset([], str(store))
             return EXIT_DONE
         for name in claim.other_files:

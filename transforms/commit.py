@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 import uuid
+from collections.abc import Iterable
 
 from facecap.schemas.commit import CommitRecord
 from facecap.schemas.shard import SHARD_FILES, commit_file, shard_file, shard_name
@@ -131,6 +132,14 @@ def finish(store: Store, record: CommitRecord) -> None:
             )
     if left or not store.is_remote:
         store.remove_tree(f"{ATTEMPTS}/{record.attempt}")
+
+
+def finish_left(store: Store, records: Iterable[CommitRecord]) -> None:
+    """`finish` those of `records` whose files a killed command left in their attempts."""
+    attempts = set(store.list(ATTEMPTS))
+    for record in records:
+        if record.attempt in attempts:
+            finish(store, record)
 
 
 def record_names(record: CommitRecord) -> str:
