@@ -20,6 +20,7 @@ import pytest
 
 from facecap.pipeline import cli
 from facecap.pipeline.verify import verify
+from facecap.schemas.shard import SHARD_FILES, shard_file
 from facecap.transforms.store import Store
 from tests import builds
 from tests.llm_server import LlmServer
@@ -291,10 +292,12 @@ def test_one_that_was_not_begun_in_earnest_or_is_abandoned_gives_way(
     assert {row["caption_source"] for row in metadata(dataset)} == {"rewrite"}
 
 
-def test_what_was_killed_at_the_very_end_is_ended_by_the_same_command(
-    dataset: Path, plain: Path, rewritten: Path, llm: LlmServer
+@pytest.mark.parametrize("undone", [0, 1])
+def test_what_was_killed_behind_a_commit_is_ended_by_the_same_command(
+    dataset: Path, plain: Path, rewritten: Path, llm: LlmServer, undone: int
 ) -> None:
-    """All records are there; the last shard's files have not moved, the manifest is the old one."""
+    """The last shard's record is there and its files have not moved; the manifest is the old one;
+    `undone` shards have their old captions still."""
     for folder in ("commits", "recaptions", *builds.DATA_FOLDERS):
         shutil.copytree(rewritten / folder, dataset / folder, dirs_exist_ok=True)
     record = json.loads((dataset / "commits/000006.2.json").read_text())
@@ -303,8 +306,13 @@ def test_what_was_killed_at_the_very_end_is_ended_by_the_same_command(
     for kind, entry in record["files"].items():
         (dataset / entry["path"]).rename(attempt / kind)
         shutil.copy(plain / entry["path"], dataset / entry["path"])
+    for number in range(undone):
+        (dataset / f"commits/{number:06d}.2.json").unlink()
+        for kind in SHARD_FILES:
+            shutil.copy(plain / shard_file(kind, number), dataset / shard_file(kind, number))
     assert faults(dataset)
-    assert cli.run(command(dataset, llm)[3:]) == 0
+    result = recaption(dataset, llm)
+    assert result.returncode == 0, result.stderr
     assert faults(dataset) == []
     assert builds.dataset_bytes(dataset) == builds.dataset_bytes(rewritten)
 
