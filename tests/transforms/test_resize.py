@@ -13,7 +13,8 @@ def test_the_size_is_about_what_was_asked_for_and_the_factors_say_exactly(w, h, 
     small, factors = shrink(np.zeros((h, w, *channels), np.uint8), scale)
     assert small.shape[2:] == channels and small.dtype == np.uint8
     for side, length, factor in zip((w, h), small.shape[1::-1], factors, strict=True):
-        assert abs(length - side * scale) <= 1 or length == 1
+        # The halvings leave out less than one pixel of the result, the last step rounds by a half.
+        assert abs(length - side * scale) <= 1.5 or length == 1
         assert side / 2 < length * factor < side + 1e-9  # what is left out is at the far border
 
 
