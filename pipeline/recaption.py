@@ -19,7 +19,7 @@ from facecap.pipeline.errors import (
     BuildFailed,
     UsageError,
 )
-from facecap.pipeline.execution import Interrupted, execute
+from facecap.pipeline.execution import Engine, Interrupted, execute
 from facecap.pipeline.manifest import finish_dataset, read_failures, read_records
 from facecap.pipeline.output import (
     BuildFile,
@@ -100,38 +100,50 @@ def recaption(request: RecaptionRequest, screen: terminal.Screen) -> int:
             rewrite=words.rewrite,
             min_answered=settings.rewrite.min_answered,
         )
+        return _run(engine, store, build, blocks, config, screen)
 
-        def add(pipeline: beam.Pipeline, run: worker.Run) -> None:
-            add_graph(pipeline, blocks, config, run)
 
-        records = read_records(store, build)
-        before = Counts.total(r.counts for r in records.values())
-        number = claim.file.number
-        done = Counts.total(r.counts for r in records.values() if r.recaption == number)
-        screen.start(before.rows, done)
-        stopped: Interrupted | BuildFailed | None = None
-        try:
-            expected = Expected(tuple(versions().items()))
-            show = screen.update
-            execute(engine, add, store, frozenset(), expected, 0.0, lambda p: show(p, done))
-        except (Interrupted, BuildFailed) as stop:
-            stopped = stop
-        finally:
-            screen.stop()
-        records = read_records(store, build)
-        _tell(store, records, number, before, screen)
-        if isinstance(stopped, BuildFailed):
-            raise stopped
-        if stopped is not None:
-            screen.say("Stopped. What is committed stays; give the same command to continue.")
-            return EXIT_INTERRUPTED
-        left = {n for block in blocks for n in block if records[n].recaption < number}
-        if not left:
-            return EXIT_DONE
-        for shard, error in read_failures(store).items():
-            screen.say(f"shard {shard} keeps its captions: {error}")
-        screen.say(f"{len(left)} shards failed; give the same command again.")
-        return EXIT_FAILED
+def _run(
+    engine: Engine,
+    store: Store,
+    build: BuildFile,
+    blocks: Sequence[tuple[int, ...]],
+    config: RecaptionConfig,
+    screen: terminal.Screen,
+) -> int:
+    """Run the graph over `blocks`, say what became of them, and return the exit code."""
+
+    def add(pipeline: beam.Pipeline, run: worker.Run) -> None:
+        add_graph(pipeline, blocks, config, run)
+
+    number = config.number
+    records = read_records(store, build)
+    before = Counts.total(r.counts for r in records.values())
+    done = Counts.total(r.counts for r in records.values() if r.recaption == number)
+    screen.start(before.rows, done)
+    stopped: Interrupted | BuildFailed | None = None
+    try:
+        expected = Expected(tuple(versions().items()))
+        show = screen.update
+        execute(engine, add, store, frozenset(), expected, 0.0, lambda p: show(p, done))
+    except (Interrupted, BuildFailed) as stop:
+        stopped = stop
+    finally:
+        screen.stop()
+    records = read_records(store, build)
+    _tell(store, records, number, before, screen)
+    if isinstance(stopped, BuildFailed):
+        raise stopped
+    if stopped is not None:
+        screen.say("Stopped. What is committed stays; give the same command to continue.")
+        return EXIT_INTERRUPTED
+    left = {n for block in blocks for n in block if records[n].recaption < number}
+    if not left:
+        return EXIT_DONE
+    for shard, error in read_failures(store).items():
+        screen.say(f"shard {shard} keeps its captions: {error}")
+    screen.say(f"{len(left)} shards failed; give the same command again.")
+    return EXIT_FAILED
 
 
 def _begin(store: Store, file: RecaptionFile) -> bool:
